@@ -1,0 +1,2 @@
+//! `dlock`: run a command under a distributed lock.
+fn main() {}

@@ -1,0 +1,1 @@
+//! dlock backend for one machine: a SQLite file shared by many processes.

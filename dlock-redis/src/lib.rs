@@ -1,0 +1,1 @@
+//! dlock backend for Redis: one script an operation.

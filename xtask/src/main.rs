@@ -1,0 +1,2 @@
+//! The project's own tasks: test, servers, verify.
+fn main() {}
