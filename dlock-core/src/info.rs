@@ -1,0 +1,82 @@
+//! [`LockInfo`]: who holds a lock and who waits for it.
+
+use crate::{FencingToken, HolderId, LockKey, Mode};
+use serde::Serialize;
+use std::time::{Duration, SystemTime};
+
+/// A lock as the store showed it at one moment. `None` where a store cannot know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LockInfo {
+    /// The lock's key, with the client's prefix taken off.
+    #[serde(serialize_with = "key_as_text")]
+    pub key: LockKey,
+    /// Who holds it, oldest first; empty when it is free.
+    pub holders: Vec<HolderInfo>,
+    /// Who waits, first in line first; `None` where the store has no queue.
+    pub waiters: Option<Vec<WaiterInfo>>,
+    /// The newest token that the store gave for this key.
+    pub last_token: Option<FencingToken>,
+}
+
+impl LockInfo {
+    /// A lock that nobody holds or waits for.
+    pub fn free(key: LockKey) -> Self {
+        Self { key, holders: Vec::new(), waiters: Some(Vec::new()), last_token: None }
+    }
+
+    /// Whether anybody holds it.
+    pub fn is_held(&self) -> bool {
+        !self.holders.is_empty()
+    }
+}
+
+/// One holder of a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HolderInfo {
+    /// The acquisition.
+    pub id: HolderId,
+    /// Who that is, for people: host, pid and program unless the client said otherwise. `None` for a foreign client.
+    pub label: Option<String>,
+    /// How it holds the lock; `None` for a foreign client.
+    pub mode: Option<Mode>,
+    /// Its fencing token; `None` for a foreign client.
+    pub token: Option<FencingToken>,
+    /// How long until its lease ends unless it is renewed.
+    pub remaining: Option<Duration>,
+    /// Since when it holds the lock, by the store's clock if it has one, and else by the holder's: for people only.
+    pub since: Option<SystemTime>,
+}
+
+impl HolderInfo {
+    /// A holder of which nothing but its id is known.
+    pub fn new(id: HolderId) -> Self {
+        Self { id, label: None, mode: None, token: None, remaining: None, since: None }
+    }
+}
+
+/// One waiter for a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct WaiterInfo {
+    /// The acquisition.
+    pub id: HolderId,
+    /// Who that is, for people.
+    pub label: Option<String>,
+    /// How it wants to hold the lock.
+    pub mode: Option<Mode>,
+    /// Since when it waits: for people only.
+    pub since: Option<SystemTime>,
+}
+
+impl WaiterInfo {
+    /// A waiter of which nothing but its id is known.
+    pub fn new(id: HolderId) -> Self {
+        Self { id, label: None, mode: None, since: None }
+    }
+}
+
+fn key_as_text<S: serde::Serializer>(key: &LockKey, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(key.as_str())
+}

@@ -1,0 +1,11 @@
+//! The lock record: for stores that can compare and swap but have no lock recipe.
+//!
+//! A lock is one small document: the last tokens, the holders and a queue of waiters. [`Record`] moves by pure
+//! transitions; a [`RecordStore`] keeps it; [`RecordBackend`] adds reading, swapping, waiting and the store's clock, and
+//! is a [`LockBackend`](crate::LockBackend).
+
+mod document;
+mod store;
+
+pub use document::{Entry, Holder, Record, Waiter};
+pub use store::{Change, RecordStore, Snapshot, StoreReading, StoreTime, Swap};

@@ -1,0 +1,139 @@
+//! [`Request`]: what a caller asks a backend for.
+
+use crate::clock::locked;
+use crate::{Cancel, HolderId, LockInfo, LockKey, Mode, Ttl};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// One acquisition, as a backend sees it. Core checks it against the backend's capabilities before: the TTL is within
+/// range and a multiple of the step, the mode is supported.
+///
+/// Clones are the same acquisition.
+#[derive(Clone, Debug)]
+pub struct Request {
+    key: LockKey,
+    label: Arc<str>,
+    mode: Mode,
+    ttl: Ttl,
+    op_timeout: Duration,
+    cancel: Cancel,
+    progress: Arc<Mutex<Progress>>,
+}
+
+#[derive(Debug)]
+struct Progress {
+    holder: HolderId,
+    seen: Option<LockInfo>,
+    queued: bool,
+}
+
+impl Request {
+    /// The longest label, in bytes; a longer one is cut at a character boundary.
+    pub const MAX_LABEL_BYTES: usize = 128;
+
+    /// A request for an exclusive lock with the default TTL, an empty label and an operation timeout of 5 s.
+    pub fn new(key: LockKey) -> Self {
+        Self {
+            key,
+            label: "".into(),
+            mode: Mode::Exclusive,
+            ttl: Ttl::DEFAULT,
+            op_timeout: Duration::from_secs(5),
+            cancel: Cancel::new(),
+            progress: Arc::new(Mutex::new(Progress { holder: HolderId::random(), seen: None, queued: false })),
+        }
+    }
+
+    /// With a label: who that is, for people.
+    #[must_use]
+    pub fn with_label(mut self, label: &str) -> Self {
+        let end = (0..=label.len().min(Self::MAX_LABEL_BYTES)).rev().find(|&end| label.is_char_boundary(end));
+        self.label = label[..end.unwrap_or(0)].into();
+        self
+    }
+
+    /// With a mode.
+    #[must_use]
+    pub fn with_mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// With a TTL.
+    #[must_use]
+    pub fn with_ttl(mut self, ttl: Ttl) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// With the time within which each single request to the store must be answered.
+    #[must_use]
+    pub fn with_op_timeout(mut self, op_timeout: Duration) -> Self {
+        self.op_timeout = op_timeout;
+        self
+    }
+
+    /// The lock's key, prefix and all.
+    pub fn key(&self) -> &LockKey {
+        &self.key
+    }
+
+    /// The id of the acquisition as it is now.
+    pub fn holder(&self) -> HolderId {
+        locked(&self.progress).holder.clone()
+    }
+
+    /// Begins anew under a new id, because the store no longer knows the old one: its place in the queue is gone
+    /// (rules R2 and R6). The old id must have nothing left in the store and no request in flight.
+    pub fn start_anew(&self) -> HolderId {
+        let mut progress = locked(&self.progress);
+        progress.holder = HolderId::random();
+        progress.holder.clone()
+    }
+
+    /// Who asks, for people; at most [`Request::MAX_LABEL_BYTES`] bytes.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Who may hold the lock together.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The TTL asked for.
+    pub fn ttl(&self) -> Ttl {
+        self.ttl
+    }
+
+    /// The time within which each single request to the store must be answered.
+    pub fn op_timeout(&self) -> Duration {
+        self.op_timeout
+    }
+
+    /// Fires when nobody wants the lock any more.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// To be called by a backend each time the store has answered that this acquisition waits: core then repeats
+    /// [`acquire`](crate::LockBackend::acquire) after a retryable failure in place of giving up, and shows `info` to
+    /// people. Without news of the lock pass `None`.
+    pub fn is_waiting(&self, info: Option<LockInfo>) {
+        let mut progress = locked(&self.progress);
+        progress.queued = true;
+        if info.is_some() {
+            progress.seen = info;
+        }
+    }
+
+    /// Whether the store has ever answered that this acquisition waits.
+    pub fn was_queued(&self) -> bool {
+        locked(&self.progress).queued
+    }
+
+    /// The lock as it was last seen.
+    pub fn last_seen(&self) -> Option<LockInfo> {
+        locked(&self.progress).seen.clone()
+    }
+}
