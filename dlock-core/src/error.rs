@@ -156,6 +156,11 @@ impl Error {
         self.0.info.as_ref()
     }
 
+    /// The error and all its sources in one line, for logs.
+    pub fn chain(&self) -> impl fmt::Display + '_ {
+        Chain(self)
+    }
+
     /// Why a lease was lost, with [`ErrorKind::LeaseLost`].
     pub fn lost_cause(&self) -> Option<LostCause> {
         self.0.lost
@@ -175,6 +180,20 @@ impl fmt::Display for Error {
             f.write_str(": ")?;
         }
         f.write_str(&self.0.message)
+    }
+}
+
+struct Chain<'a>(&'a Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
     }
 }
 

@@ -5,10 +5,11 @@ use async_trait::async_trait;
 use serde::Serialize;
 use std::fmt;
 use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// The store's grant of a lock to one holder, for its TTL.
 ///
@@ -98,6 +99,8 @@ pub enum LostCause {
     SessionEnded,
     /// It reached its `max_hold`.
     MaxHold,
+    /// Its holder gave it up: the guard was released or dropped, or the client closed.
+    Released,
 }
 
 impl LostCause {
@@ -108,6 +111,7 @@ impl LostCause {
             LostCause::Revoked => "revoked",
             LostCause::SessionEnded => "session_ended",
             LostCause::MaxHold => "max_hold",
+            LostCause::Released => "released",
         }
     }
 }
@@ -119,6 +123,7 @@ impl fmt::Display for LostCause {
             LostCause::Revoked => "it was broken or taken by another",
             LostCause::SessionEnded => "the store ended its session",
             LostCause::MaxHold => "it was held as long as max_hold allows",
+            LostCause::Released => "its holder gave it up",
         })
     }
 }
@@ -141,6 +146,7 @@ pub struct Deadline(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     at: AtomicU64,
+    moved: Notify,
     cause: watch::Sender<Option<LostCause>>,
     session: Option<Deadline>,
 }
@@ -157,7 +163,8 @@ impl Deadline {
     }
 
     fn with(at: Moment, session: Option<Deadline>) -> Self {
-        Self(Arc::new(Inner { at: AtomicU64::new(at.as_nanos()), cause: watch::Sender::new(None), session }))
+        let at = AtomicU64::new(at.as_nanos());
+        Self(Arc::new(Inner { at, moved: Notify::new(), cause: watch::Sender::new(None), session }))
     }
 
     /// The moment; [`Moment::MIN`] once the store has ended the lease.
@@ -172,17 +179,17 @@ impl Deadline {
     /// Moves the deadline to `to` if it is later. `false`, and nothing changes, if it has passed at `now` or was ended:
     /// a late renewal revives nothing.
     pub fn extend(&self, now: Moment, to: Moment) -> bool {
-        self.0
-            .at
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| {
-                (now.as_nanos() < at).then(|| at.max(to.as_nanos()))
-            })
-            .is_ok()
+        let extended = self.0.at.fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| {
+            (now.as_nanos() < at).then(|| at.max(to.as_nanos()))
+        });
+        self.0.moved.notify_waiters();
+        extended.is_ok()
     }
 
     /// The store ended the lease: the deadline is past for good. The first cause stays.
     pub fn end(&self, cause: LostCause) {
         self.0.at.store(Moment::MIN.as_nanos(), Ordering::Release);
+        self.0.moved.notify_waiters();
         self.0.cause.send_if_modified(|known| {
             known.is_none() && {
                 *known = Some(cause);
@@ -208,6 +215,27 @@ impl Deadline {
                 cause = self.own_end() => cause,
                 cause = session.own_end() => cause,
             },
+        }
+    }
+
+    /// The deadline once it is another than `since`.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn moved(&self, since: Moment) -> Moment {
+        let session = self.0.session.as_ref().unwrap_or(self);
+        loop {
+            let (mut own, mut sessions) = (pin!(self.0.moved.notified()), pin!(session.0.moved.notified()));
+            own.as_mut().enable();
+            sessions.as_mut().enable();
+            let at = self.at();
+            if at != since {
+                return at;
+            }
+            tokio::select! {
+                () = own => {}
+                () = sessions => {}
+            }
         }
     }
 

@@ -3,31 +3,45 @@
 //! Applications use the facade crate `dlocks`. A backend author implements [`LockBackend`], or [`record::RecordStore`]
 //! for a store without a lock recipe of its own, and proves it with the suite in `dlock-conformance`.
 
+mod acquire;
 mod backend;
+mod backoff;
 mod cancel;
 mod capabilities;
+mod client;
 mod clock;
 mod error;
 pub mod fence;
+mod guard;
 mod holder;
+mod in_place;
 mod info;
+mod keeper;
 mod key;
 mod lease;
+mod lock;
+mod locks;
 mod mode;
+mod observe;
 pub mod record;
 mod request;
 mod ttl;
 
+pub use acquire::{Acquire, TryAcquire};
 pub use backend::{Attempt, LockBackend};
+pub use backoff::backoff;
 pub use cancel::Cancel;
 pub use capabilities::{Capabilities, Lifetime, Shows, TokenSurvives, TtlRange, Wake};
 pub use clock::{Clock, Moment};
 pub use error::{Effect, Error, ErrorKind, Result};
 pub use fence::FencingToken;
+pub use guard::{Held, LockGuard, ReleaseGuard};
 pub use holder::HolderId;
 pub use info::{HolderInfo, LockInfo, WaiterInfo};
 pub use key::LockKey;
 pub use lease::{Deadline, Lease, LostCause, Release, drift, valid_until};
+pub use lock::Lock;
+pub use locks::{BreakLock, Close, Locks, LocksBuilder};
 pub use mode::Mode;
 pub use request::Request;
 pub use ttl::Ttl;

@@ -24,7 +24,7 @@ pub struct Request {
 struct Progress {
     holder: HolderId,
     seen: Option<LockInfo>,
-    queued: bool,
+    answers: u64,
 }
 
 impl Request {
@@ -40,7 +40,7 @@ impl Request {
             ttl: Ttl::DEFAULT,
             op_timeout: Duration::from_secs(5),
             cancel: Cancel::new(),
-            progress: Arc::new(Mutex::new(Progress { holder: HolderId::random(), seen: None, queued: false })),
+            progress: Arc::new(Mutex::new(Progress { holder: HolderId::random(), seen: None, answers: 0 })),
         }
     }
 
@@ -121,7 +121,7 @@ impl Request {
     /// people. Without news of the lock pass `None`.
     pub fn is_waiting(&self, info: Option<LockInfo>) {
         let mut progress = locked(&self.progress);
-        progress.queued = true;
+        progress.answers += 1;
         if info.is_some() {
             progress.seen = info;
         }
@@ -129,7 +129,12 @@ impl Request {
 
     /// Whether the store has ever answered that this acquisition waits.
     pub fn was_queued(&self) -> bool {
-        locked(&self.progress).queued
+        self.answers() > 0
+    }
+
+    /// How often the store has answered that this acquisition waits.
+    pub(crate) fn answers(&self) -> u64 {
+        locked(&self.progress).answers
     }
 
     /// The lock as it was last seen.

@@ -1,0 +1,201 @@
+//! [`Lock`]: one key and how to hold it.
+
+use crate::acquire::{self, Acquire, TryAcquire};
+use crate::client::{Client, Terms};
+use crate::{Error, ErrorKind, Held, Mode, Request, Result, Ttl};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One key and how to hold it: made by [`Locks::lock`](crate::Locks::lock), set up by the methods that return it, and
+/// used by [`acquire`](Lock::acquire), [`try_acquire`](Lock::try_acquire) or [`run`](Lock::run) as often as you like.
+///
+/// What is set up wrongly (a key, a TTL) is reported when it is used.
+#[derive(Clone, Debug)]
+#[must_use = "a lock is not held before it is acquired"]
+pub struct Lock {
+    pub(crate) client: Arc<Client>,
+    key: String,
+    mode: Wanted,
+    ttl: Option<Duration>,
+    label: Option<String>,
+    margin: Duration,
+    max_hold: Option<Duration>,
+    pub(crate) wait_at_most: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    Exclusive,
+    Shared,
+    Permits(u32),
+}
+
+impl Lock {
+    pub(crate) fn new(client: Arc<Client>, key: String) -> Self {
+        Self {
+            client,
+            key,
+            mode: Wanted::Exclusive,
+            ttl: None,
+            label: None,
+            margin: Duration::ZERO,
+            max_hold: None,
+            wait_at_most: None,
+        }
+    }
+
+    /// Together with other shared holders, and with no exclusive one beside them.
+    pub fn shared(mut self) -> Self {
+        self.mode = Wanted::Shared;
+        self
+    }
+
+    /// Together with at most `limit - 1` others. All callers must give the same limit.
+    pub fn permits(mut self, limit: u32) -> Self {
+        self.mode = Wanted::Permits(limit);
+        self
+    }
+
+    /// How long the store keeps the lock when nobody renews it: after a crash others wait as long. 10 ms to 24 h; some
+    /// stores raise it, and [`Held::ttl`] says to what. The client's unless set here; that is 30 s by default.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Who that is, for the people who look at the lock. The client's unless set here; that is host, pid and program by
+    /// default. A longer one is cut to [`Request::MAX_LABEL_BYTES`] bytes.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// How long [`acquire`](Lock::acquire) waits while others hold the lock; without end unless set here.
+    pub fn wait_at_most(mut self, limit: Duration) -> Self {
+        self.wait_at_most = Some(limit);
+        self
+    }
+
+    /// Counts the lock as lost this long before its deadline, so that there is time to stop. At most a third of the TTL.
+    pub fn margin(mut self, margin: Duration) -> Self {
+        self.margin = margin;
+        self
+    }
+
+    /// Counts the lock as lost, with the cause [`MaxHold`](crate::LostCause::MaxHold), once it has been held for so long,
+    /// and renews it no more. The store frees it when the guard is dropped, and else within one TTL.
+    pub fn max_hold(mut self, limit: Duration) -> Self {
+        self.max_hold = Some(limit);
+        self
+    }
+
+    /// Waits until the lock is held.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped at any moment, it leaves no lock and no place in the queue behind. What is under way in the
+    /// store ends in the background, on the client's runtime. Never polled, it sends nothing.
+    ///
+    /// # Errors
+    /// - [`TimedOut`](ErrorKind::TimedOut): others held the lock for as long as [`wait_at_most`](Lock::wait_at_most)
+    ///   allows; [`Error::lock_info`] says who.
+    /// - [`Unavailable`](ErrorKind::Unavailable): the store was not reached within `op_timeout`; or, once this call
+    ///   waited in the store's queue and unless `wait_at_most` is set, not for as long as `outage`.
+    /// - [`InvalidKey`](ErrorKind::InvalidKey), [`InvalidConfig`](ErrorKind::InvalidConfig),
+    ///   [`Unsupported`](ErrorKind::Unsupported): what was set up can't be had.
+    /// - [`Unauthorized`](ErrorKind::Unauthorized), [`Corrupt`](ErrorKind::Corrupt), [`Closed`](ErrorKind::Closed).
+    pub fn acquire(&self) -> Acquire {
+        acquire::acquire(self.clone())
+    }
+
+    /// Holds the lock if it is free now, and else answers `None`.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Lock::acquire).
+    ///
+    /// # Errors
+    /// As [`acquire`](Lock::acquire), without `TimedOut`. [`Unavailable`](ErrorKind::Unavailable) when the store did not
+    /// answer within `op_timeout`.
+    pub fn try_acquire(&self) -> TryAcquire {
+        acquire::try_acquire(self.clone())
+    }
+
+    /// Runs `body` while the lock is held: waits for it, drops `body` if the lock is lost, and gives the lock up.
+    ///
+    /// # Cancel safety
+    /// Dropped, it drops `body` and gives the lock up in the background.
+    ///
+    /// # Errors
+    /// As [`acquire`](Lock::acquire), and [`LeaseLost`](ErrorKind::LeaseLost) when the lock was lost before `body` ended:
+    /// then `body` was dropped, or its result is not to be trusted.
+    pub fn run<F, Fut, T>(&self, body: F) -> impl Future<Output = Result<T>> + use<F, Fut, T>
+    where
+        F: FnOnce(Held) -> Fut,
+        Fut: Future<Output = T>,
+    {
+        let acquire = self.acquire();
+        async move {
+            let guard = acquire.await?;
+            let lost = guard.lost();
+            let body = body(guard.held());
+            let output = tokio::select! {
+                biased;
+                cause = lost => return Err(Error::lost(cause).during("keep", Some(guard.key()))),
+                output = body => output,
+            };
+            match guard.release().await {
+                // The lock was held until the body had ended; the release goes on in the background.
+                Err(error) if error.kind() == ErrorKind::Unavailable => Ok(output),
+                released => released.map(|()| output),
+            }
+        }
+    }
+
+    /// The request that is sent, checked against what the backend can do.
+    pub(crate) fn request(&self) -> Result<(Request, Terms)> {
+        let capabilities = self.client.capabilities();
+        let key = self.client.key(&self.key)?;
+        let unsupported = |what| {
+            let error = Error::new(ErrorKind::Unsupported, format!("this store has no {what} locks"));
+            Err(self.client.in_context(error, "acquire", &key))
+        };
+        let mode = match self.mode {
+            Wanted::Exclusive => Mode::Exclusive,
+            Wanted::Shared if !capabilities.shared => return unsupported("shared"),
+            Wanted::Permits(_) if !capabilities.permits => return unsupported("permit"),
+            Wanted::Shared => Mode::Shared,
+            Wanted::Permits(limit) => Mode::Permit {
+                limit: NonZeroU32::new(limit).ok_or_else(|| {
+                    Error::new(ErrorKind::InvalidConfig, "a permit lock with 0 permits is never free; allow at least 1")
+                })?,
+            },
+        };
+        let settings = self.client.settings();
+        let ttl = Ttl::new(self.ttl.unwrap_or(settings.ttl))?;
+        if ttl.get() > capabilities.ttl.max {
+            let most = humantime::format_duration(capabilities.ttl.max);
+            let error = Error::new(
+                ErrorKind::InvalidConfig,
+                format!("a TTL of {ttl} is too long for this store; {most} is the most"),
+            );
+            return Err(self.client.in_context(error, "acquire", &key));
+        }
+        let ttl = Ttl::new(ttl.get().max(capabilities.ttl.min))?.rounded_up_to(capabilities.ttl.step);
+        if self.margin > ttl.get() / 3 {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!(
+                    "a margin of {} is more than a third of the TTL of {ttl}; take a longer TTL",
+                    humantime::format_duration(self.margin)
+                ),
+            ));
+        }
+        let request = Request::new(key)
+            .with_mode(mode)
+            .with_ttl(ttl)
+            .with_label(self.label.as_deref().unwrap_or(&settings.label))
+            .with_op_timeout(settings.op_timeout);
+        let terms = Terms { asked: self.client.clock().now(), margin: self.margin, max_hold: self.max_hold };
+        Ok((request, terms))
+    }
+}
