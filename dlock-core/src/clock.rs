@@ -36,6 +36,12 @@ impl Moment {
     pub fn min(self, other: Moment) -> Moment {
         Ord::min(self, other)
     }
+
+    /// The later of two.
+    #[must_use]
+    pub fn max(self, other: Moment) -> Moment {
+        Ord::max(self, other)
+    }
 }
 
 fn nanos(duration: Duration) -> u64 {

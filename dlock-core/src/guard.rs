@@ -225,6 +225,11 @@ impl Held {
         if first {
             inner.client.observer().lost(cause);
             tracing::warn!(key = %inner.key, token = %inner.lease.token(), cause = cause.as_str(), "the lock was lost");
+            // Rule V3: a renewal that comes through after the deadline must not keep others waiting.
+            if cause == LostCause::Expired && inner.client.clock().now() >= inner.lease.deadline().at() {
+                let (client, lease) = (inner.client.clone(), inner.lease.clone());
+                inner.client.in_background(async move { client.release(&lease).await });
+            }
         }
         (*inner.lost.borrow()).unwrap_or(cause)
     }

@@ -15,7 +15,9 @@ impl Ttl {
     /// The shortest TTL.
     pub const MIN: Ttl = Ttl(Duration::from_millis(10));
     /// The longest TTL.
-    pub const MAX: Ttl = Ttl(Duration::from_secs(24 * 60 * 60));
+    pub const MAX: Ttl = Ttl(Self::MAX_DURATION);
+    /// The longest TTL, as a duration.
+    pub const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
     /// What a client uses unless told otherwise: 30 seconds.
     pub const DEFAULT: Ttl = Ttl(Duration::from_secs(30));
 

@@ -118,6 +118,8 @@ pub struct Change<'a, V> {
     pub next: &'a Record,
     /// Waiters that became holders by this change: a store that can push wakes them, and nobody else.
     pub granted: &'a [HolderId],
+    /// The store answers by then, whatever its connection does.
+    pub give_up: Moment,
 }
 
 /// How a swap ended.
@@ -158,7 +160,7 @@ impl<V> Snapshot<V> {
 }
 
 /// A time on the store's own clock, in microseconds since any origin that the store keeps to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StoreTime(pub u64);
 

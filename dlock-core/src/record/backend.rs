@@ -1,0 +1,335 @@
+//! [`RecordBackend`]: a [`LockBackend`] of any [`RecordStore`].
+
+use super::engine::{Engine, Moved, Plan};
+use super::machine::{Answer, Asks, Sight};
+use super::{Entry, Holder, Record, RecordStore, Snapshot};
+use crate::clock::locked;
+use crate::{
+    Attempt, Capabilities, Clock, Deadline, Error, ErrorKind, FencingToken, HolderId, HolderInfo, Lease, LockBackend,
+    LockInfo, LockKey, LostCause, Moment, Release, Request, Result, WaiterInfo, valid_until,
+};
+use async_trait::async_trait;
+use futures_core::stream::BoxStream;
+use futures_util::StreamExt;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+/// A [`LockBackend`] of any [`RecordStore`]: all three modes, a FIFO queue, hand-over on release. Clones share the store.
+#[derive(Debug)]
+pub struct RecordBackend<S: RecordStore>(Arc<Engine<S>>);
+
+impl<S: RecordStore> Clone for RecordBackend<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// A waiter repeats its request three times within this, or within its TTL if that is shorter (rule E5).
+const LONGEST_PATIENCE: Duration = Duration::from_secs(15);
+
+impl<S: RecordStore> RecordBackend<S> {
+    /// A backend over a store.
+    pub fn new(store: S) -> Self {
+        Self(Arc::new(Engine::new(store)))
+    }
+
+    /// The store.
+    pub fn store(&self) -> &S {
+        &self.0.store
+    }
+
+    async fn ask(&self, request: &Request, asks: Asks) -> Result<Moved<Answer, S::Version>> {
+        let entry = Entry {
+            id: request.holder(),
+            mode: request.mode(),
+            ttl_ms: request.ttl().as_millis(),
+            label: request.label().to_owned(),
+            since: 0,
+            origin: self.0.store.origin(),
+        };
+        let patience = patience(request);
+        let give_up = self.0.clock.now() + request.op_timeout();
+        let (read_first, yields) = (asks == Asks::Again, asks != Asks::Once);
+        let plan = Plan { give_up, read_first, always_write: false, yields };
+        self.0
+            .transact(request.key(), plan, |record, sight| {
+                let entry = Entry { since: sight.floor, ..entry.clone() };
+                record.acquire(entry, patience, asks, sight)
+            })
+            .await
+    }
+
+    fn lease(&self, request: &Request, holder: &Holder, moved: &Moved<Answer, S::Version>) -> Arc<dyn Lease> {
+        let ttl = holder.entry.ttl();
+        Arc::new(RecordLease {
+            engine: self.0.clone(),
+            key: request.key().clone(),
+            id: holder.entry.id.clone(),
+            token: FencingToken(holder.token),
+            floor: FencingToken(holder.floor),
+            ttl,
+            deadline: Deadline::new(self.0.believed_until(holder, moved)),
+            state: Mutex::default(),
+        })
+    }
+
+    async fn remove(&self, key: &LockKey, id: &HolderId, op_timeout: Duration, always_write: bool) -> Result<bool> {
+        let give_up = self.0.clock.now() + op_timeout;
+        let plan = Plan { give_up, read_first: true, always_write, yields: false };
+        Ok(self.0.transact(key, plan, |record, sight| record.withdraw(id, sight)).await?.answer)
+    }
+}
+
+impl<S: RecordStore> Engine<S> {
+    /// V1, cut by what the store's own clock says (rule C3).
+    fn believed_until<T>(&self, holder: &Holder, moved: &Moved<T, S::Version>) -> Moment {
+        let until = valid_until(moved.sent, holder.entry.ttl());
+        if moved.reading.is_some() { until.min(self.local_end(holder.expires)) } else { until }
+    }
+}
+
+fn patience(request: &Request) -> Duration {
+    request.ttl().get().min(LONGEST_PATIENCE)
+}
+
+fn disagrees(request: &Request, other: crate::Mode) -> Error {
+    let asked = request.mode();
+    Error::new(
+        ErrorKind::InvalidConfig,
+        format!("this lock is in use as {other}, and it was asked for as {asked}; all callers of a key must agree"),
+    )
+}
+
+#[async_trait]
+impl<S: RecordStore> LockBackend for RecordBackend<S> {
+    fn name(&self) -> &'static str {
+        self.0.store.name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.store.capabilities()
+    }
+
+    fn clock(&self) -> Clock {
+        self.0.clock.clone()
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Attempt> {
+        let moved = self.ask(request, Asks::Once).await?;
+        match &moved.answer {
+            Answer::Granted(holder) => Ok(Attempt::Acquired(self.lease(request, holder, &moved))),
+            Answer::Disagrees(other) => Err(disagrees(request, *other)),
+            Answer::Waiting | Answer::Held | Answer::Full | Answer::Gone => {
+                Ok(Attempt::Held(shown(request.key(), &moved.record, &moved.sight)))
+            }
+        }
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Attempt> {
+        let mut asks = if request.was_queued() { Asks::Again } else { Asks::ToQueue };
+        let mut seen = None;
+        let mut polls = crate::backoff();
+        while !request.cancel().is_fired() {
+            let moved = self.ask(request, asks).await?;
+            let info = shown(request.key(), &moved.record, &moved.sight);
+            let wait = match &moved.answer {
+                Answer::Granted(holder) => return Ok(Attempt::Acquired(self.lease(request, holder, &moved))),
+                Answer::Disagrees(other) => return Err(disagrees(request, *other)),
+                Answer::Gone => {
+                    request.start_anew();
+                    asks = Asks::ToQueue;
+                    continue;
+                }
+                Answer::Full | Answer::Held => {
+                    asks = Asks::ToQueue;
+                    polls.next().unwrap_or_default()
+                }
+                Answer::Waiting => {
+                    asks = Asks::Again;
+                    (patience(request) / 3).min(next_expiry(&moved.record, &moved.sight))
+                }
+            };
+            request.is_waiting(Some(info.clone()));
+            seen = Some(info);
+            let id = request.holder();
+            tokio::select! {
+                biased;
+                () = request.cancel().fired() => {}
+                // Whatever it says, what the store has decides.
+                _ = self.0.store.changed(request.key(), &id, moved.version.as_ref(), wait) => {}
+            }
+        }
+        if seen.is_some() || request.was_queued() {
+            self.remove(request.key(), &request.holder(), request.op_timeout(), false).await?;
+        }
+        Ok(Attempt::Held(seen.unwrap_or_else(|| LockInfo::free(request.key().clone()))))
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        self.remove(request.key(), &request.holder(), request.op_timeout(), true).await.map(drop)
+    }
+
+    async fn inspect(&self, key: &LockKey) -> Result<LockInfo> {
+        let snapshot = self.0.snapshot(key, Moment::MAX).await?;
+        self.shown_now(key, snapshot)
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<LockInfo>> {
+        let this = self.clone();
+        let shown = self.0.store.scan(prefix).map(move |found| {
+            let (key, snapshot) = found?;
+            this.0.observe(snapshot.reading.as_ref());
+            this.shown_now(&key, snapshot)
+        });
+        let in_use = |info: &Result<LockInfo>| {
+            let idle =
+                info.as_ref().is_ok_and(|info| !info.is_held() && info.waiters.as_ref().is_none_or(Vec::is_empty));
+            std::future::ready(!idle)
+        };
+        shown.filter(in_use).boxed()
+    }
+
+    async fn break_lock(&self, key: &LockKey, holder: &HolderId) -> Result<bool> {
+        self.remove(key, holder, crate::LocksBuilder::OP_TIMEOUT, false).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.store.close().await
+    }
+
+    #[cfg(unix)]
+    fn sign_of_life(&self) -> Option<std::os::fd::OwnedFd> {
+        self.0.store.sign_of_life()
+    }
+}
+
+impl<S: RecordStore> RecordBackend<S> {
+    fn shown_now(&self, key: &LockKey, snapshot: Snapshot<S::Version>) -> Result<LockInfo> {
+        let mut record = snapshot.record.unwrap_or_default();
+        let sight = self.0.sight(key, Some(&record), &snapshot.departed, &snapshot.doubted)?;
+        record.prune(&sight);
+        Ok(shown(key, &record, &sight))
+    }
+}
+
+/// How long until the first holder's lease ends, if it is not renewed.
+fn next_expiry(record: &Record, sight: &Sight) -> Duration {
+    let left = |holder: &Holder| (holder.expires + sight.margin).since(sight.earliest) + Duration::from_millis(1);
+    record.holders.iter().map(left).min().unwrap_or(Duration::MAX)
+}
+
+fn shown(key: &LockKey, record: &Record, sight: &Sight) -> LockInfo {
+    let since = |entry: &Entry| Some(SystemTime::UNIX_EPOCH + Duration::from_micros(entry.since));
+    let mut info = LockInfo::free(key.clone());
+    info.last_token = (record.last_token > 0).then_some(FencingToken(record.last_token));
+    for Holder { entry, token, floor: _, expires } in &record.holders {
+        let mut holder = HolderInfo::new(entry.id.clone());
+        holder.label = Some(entry.label.clone());
+        holder.mode = Some(entry.mode);
+        holder.token = Some(FencingToken(*token));
+        holder.remaining = Some(expires.since(sight.earliest));
+        holder.since = since(entry);
+        info.holders.push(holder);
+    }
+    for waiter in &record.queue {
+        let mut shown = WaiterInfo::new(waiter.entry.id.clone());
+        shown.label = Some(waiter.entry.label.clone());
+        shown.mode = Some(waiter.entry.mode);
+        shown.since = since(&waiter.entry);
+        info.waiters.get_or_insert_default().push(shown);
+    }
+    info
+}
+
+struct RecordLease<S: RecordStore> {
+    engine: Arc<Engine<S>>,
+    key: LockKey,
+    id: HolderId,
+    token: FencingToken,
+    floor: FencingToken,
+    ttl: Duration,
+    deadline: Deadline,
+    state: Mutex<State>,
+}
+
+/// What was done to give the lease up.
+#[derive(Clone, Copy, Debug, Default)]
+enum State {
+    #[default]
+    Held,
+    /// A release was sent whose reply is not known.
+    Releasing,
+    Ended(Release),
+}
+
+impl<S: RecordStore> fmt::Debug for RecordLease<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, id, token, ttl, deadline, .. } = self;
+        f.debug_struct("RecordLease")
+            .field("key", key)
+            .field("holder", id)
+            .field("token", token)
+            .field("ttl", ttl)
+            .field("deadline", deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl<S: RecordStore> Lease for RecordLease<S> {
+    fn holder(&self) -> HolderId {
+        self.id.clone()
+    }
+
+    fn token(&self) -> FencingToken {
+        self.token
+    }
+
+    fn fence_floor(&self) -> Option<FencingToken> {
+        Some(self.floor)
+    }
+
+    fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
+    async fn renew(&self, give_up: Moment) -> Result<()> {
+        let plan = Plan { give_up, read_first: false, always_write: false, yields: false };
+        let moved = self.engine.transact(&self.key, plan, |record, sight| record.renew(&self.id, sight)).await?;
+        let now = self.engine.clock.now();
+        let Some(holder) = &moved.answer else {
+            let cause = if now < self.deadline.at() { LostCause::Revoked } else { LostCause::Expired };
+            self.deadline.end(cause);
+            return Err(self.deadline.error());
+        };
+        let extended = self.deadline.extend(now, self.engine.believed_until(holder, &moved));
+        if extended { Ok(()) } else { Err(self.deadline.error()) }
+    }
+
+    async fn release(&self, give_up: Moment) -> Result<Release> {
+        let before = *locked(&self.state);
+        if let State::Ended(release) = before {
+            return Ok(release);
+        }
+        *locked(&self.state) = State::Releasing;
+        let plan = Plan { give_up, read_first: false, always_write: false, yields: false };
+        let moved = self.engine.transact(&self.key, plan, |record, sight| record.release(&self.id, sight)).await?;
+        let in_time = self.engine.clock.now() < self.deadline.at();
+        let release = match (moved.answer, before) {
+            (true, _) => Release::Released,
+            // Rule R4: an earlier try may have released it.
+            (false, State::Releasing) if in_time => Release::Released,
+            (false, _) => {
+                self.deadline.end(if in_time { LostCause::Revoked } else { LostCause::Expired });
+                Release::AlreadyLost
+            }
+        };
+        *locked(&self.state) = State::Ended(release);
+        Ok(release)
+    }
+}
