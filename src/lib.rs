@@ -1,1 +1,61 @@
-//! dlocks
+//! Distributed locks: one API over every store that a team already runs, chosen by a cargo feature and a URL.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), dlocks::Error> {
+//! let locks = dlocks::connect("memory:").await?; // or redis://127.0.0.1:6379, local:/var/lib/app/locks.db, …
+//! let guard = locks.lock("invoices/42").acquire().await?; // waits; the lease is renewed by itself
+//! charge_card(guard.token()).await; // the resource refuses a stale token
+//! guard.release().await?; // tells if the lock was lost meanwhile
+//! # Ok(())
+//! # }
+//! # async fn charge_card(_: dlocks::FencingToken) {}
+//! ```
+//!
+//! A lock here is a *lease*: the store takes it back when its holder has not renewed it for a TTL. So a holder that was
+//! paused may be overtaken; [`LockGuard::lost`](Held::lost) tells it in time, and the [fencing token](FencingToken) lets
+//! the resource refuse what comes too late ([`fence`]).
+//!
+//! | feature | scheme | store |
+//! |---|---|---|
+//! | always | `memory:` | one process |
+#![cfg_attr(feature = "local", doc = "| `local` | `local:` | [one machine](local): a SQLite file, many processes |")]
+#![cfg_attr(not(feature = "local"), doc = "| `local` | `local:` | one machine: a SQLite file, many processes |")]
+#![cfg_attr(feature = "redis", doc = "| `redis` | `redis://` | [Redis](redis) |")]
+#![cfg_attr(not(feature = "redis"), doc = "| `redis` | `redis://` | Redis |")]
+
+#[doc(inline)]
+pub use dlock_core::*;
+
+#[cfg(feature = "local")]
+pub use dlock_local as local;
+#[cfg(feature = "redis")]
+pub use dlock_redis as redis;
+
+/// A client of the store that a URL names, with all backends whose features are on.
+///
+/// Every URL may have the parameters `ttl`, `op_timeout`, `outage`, `prefix` and `label`; the page of a backend says
+/// which ones it adds.
+///
+/// # Cancel safety
+/// Cancel-safe: nothing is held yet.
+///
+/// # Errors
+/// As [`Registry::connect_with`].
+pub async fn connect(url: &str) -> Result<Locks> {
+    registry().connect(url).await
+}
+
+/// All backends whose features are on; add your own by [`Registry::with`].
+pub fn registry() -> Registry {
+    let registry = Registry::new();
+    #[cfg(feature = "local")]
+    let registry = registry.with(dlock_local::driver());
+    #[cfg(not(feature = "local"))]
+    let registry = registry.with_missing(&["local"], "local");
+    #[cfg(feature = "redis")]
+    let registry = registry.with(dlock_redis::driver());
+    #[cfg(not(feature = "redis"))]
+    let registry = registry.with_missing(&["redis"], "redis");
+    registry
+}

@@ -30,7 +30,8 @@ pub trait Lease: fmt::Debug + Send + Sync + 'static {
     /// For a shared or permit lease: the last exclusive token at its grant, to be compared in place of
     /// [`Lease::token`]; for an exclusive one its own token. `None` where the store cannot know it.
     ///
-    /// - F10. It is the last exclusive token.
+    /// - F10. It is the last exclusive token, or, where that was purged, any number from there up to below the lease's
+    ///   own token: the comparison comes out the same.
     fn fence_floor(&self) -> Option<FencingToken>;
 
     /// The TTL as granted: the requested one or longer (L8).

@@ -1,4 +1,5 @@
 //! What applications use, on the memory backend.
+#![allow(clippy::unwrap_used)]
 
 use dlock_core::memory::Memory;
 use dlock_core::{Clock, ErrorKind, Locks, LostCause, StoreUrl};
@@ -14,10 +15,7 @@ fn locks(memory: &Memory) -> Locks {
 }
 
 /// Polls once.
-async fn poll_once<F: Future>(future: &mut F) -> Option<F::Output>
-where
-    F: Unpin,
-{
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     poll_fn(|context| {
         Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {
             Poll::Ready(output) => Some(output),

@@ -1,1 +1,22 @@
-//! dlock backend for Redis: one script an operation.
+//! Locks in one Redis server: one script an operation, waiters told by push.
+//!
+//! `redis://[user[:password]@]host[:port][/database]`, without further parameters. Redis 7 or newer (RESP3).
+//!
+//! - The key of an exclusive lock is a plain string with the holder's id and a TTL: it excludes, and is excluded by,
+//!   redis-py's `Lock` and `SET key value NX PX` on the same key. For shared and permit locks it is a marker. Braces and `%`
+//!   in a lock's name are percent-escaped.
+//! - Beside it stand `{key}:f` (fence), `{key}:h` (holders), `{key}:q` and `{key}:w` (queue), all with a TTL.
+//! - Tokens are microseconds of the server's clock, or the last token and one: they grow over `FLUSHALL` and over a restart
+//!   without persistence, as long as that clock does not go back.
+//! - A foreign client's release wakes nobody: while a foreign client holds, waiters look once a second.
+//! - A failover to a replica that has not got a lock yet lets two hold it; fencing is the remedy. Do not evict keys.
+
+mod backend;
+mod connection;
+mod error;
+mod keys;
+mod lease;
+mod reply;
+mod scripts;
+
+pub use backend::{RedisBackend, driver};

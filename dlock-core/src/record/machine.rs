@@ -164,8 +164,10 @@ impl Record {
         if entry.mode == Mode::Exclusive {
             self.last_exclusive = token;
         }
+        // Where the last exclusive token is not known any more, it was smaller than this one.
+        let floor = if self.last_exclusive == 0 { token - 1 } else { self.last_exclusive };
         let entry = Entry { since: sight.floor, ..entry };
-        let holder = Holder { entry, token, floor: self.last_exclusive, expires };
+        let holder = Holder { entry, token, floor, expires };
         self.holders.push(holder.clone());
         holder
     }

@@ -1,0 +1,208 @@
+//! [`Connection`]: one connection a client, and the pushes that come on it.
+
+use crate::error::from_redis;
+use dlock_core::{Clock, Effect, Error, ErrorKind, FencingToken, HolderId, Moment, Result};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, FromRedisValue, PushInfo, PushKind, ScriptInvocation, Value};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// One connection a client, made anew when it breaks, and the pushes that come on it.
+pub(crate) struct Connection {
+    client: Client,
+    clock: Clock,
+    op_timeout: Duration,
+    channel: String,
+    manager: Mutex<Option<ConnectionManager>>,
+    waiters: Waiters,
+}
+
+/// A grant as the push tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) token: FencingToken,
+    pub(crate) floor: FencingToken,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Waiters(Arc<Mutex<HashMap<HolderId, Arc<Slot>>>>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    wake: Notify,
+    grant: Mutex<Option<Grant>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connection {
+    /// Connects, checks the credentials and listens for pushes.
+    pub(crate) async fn open(client: Client, clock: Clock, op_timeout: Duration) -> Result<Self> {
+        let this = Self {
+            client,
+            clock,
+            op_timeout,
+            channel: format!("dlock:{:016x}", rand::random::<u64>()),
+            manager: Mutex::new(None),
+            waiters: Waiters::default(),
+        };
+        let give_up = this.clock.now() + op_timeout;
+        let manager = this.manager()?;
+        let listening = async {
+            let mut manager = manager;
+            manager.subscribe(&this.channel).await
+        };
+        this.clock.timeout_at(give_up, listening).await.unwrap_or_else(|| Err(no_answer())).map_err(from_redis)?;
+        Ok(this)
+    }
+
+    /// The channel of this client's pushes.
+    pub(crate) fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn manager(&self) -> Result<ConnectionManager> {
+        let mut manager = locked(&self.manager);
+        if let Some(manager) = &*manager {
+            return Ok(manager.clone());
+        }
+        let waiters = self.waiters.clone();
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(self.op_timeout))
+            // Each call has a limit of its own.
+            .set_response_timeout(None)
+            .set_number_of_retries(0)
+            .set_push_sender(move |push| waiters.pushed(push))
+            .set_automatic_resubscription();
+        let made = ConnectionManager::new_lazy_with_config(self.client.clone(), config).map_err(from_redis)?;
+        *manager = Some(made.clone());
+        Ok(made)
+    }
+
+    /// Runs a script. Answers by `give_up`.
+    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>, give_up: Moment) -> Result<T> {
+        let mut manager = self.manager()?;
+        match self.clock.timeout_at(give_up, script.invoke_async(&mut manager)).await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error)) => Err(from_redis(error)),
+            None => {
+                self.begin_anew();
+                Err(from_redis(no_answer()))
+            }
+        }
+    }
+
+    /// Runs a command that only reads.
+    pub(crate) async fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
+        let mut manager = self.manager()?;
+        command.query_async(&mut manager).await.map_err(from_redis)
+    }
+
+    /// Leaves a connection on which nothing comes any more, without an error, to its fate.
+    fn begin_anew(&self) {
+        *locked(&self.manager) = None;
+        if let Ok(mut manager) = self.manager() {
+            let channel = self.channel.clone();
+            let limit = self.op_timeout;
+            let waiters = self.waiters.clone();
+            tokio::spawn(async move {
+                if tokio::time::timeout(limit, manager.subscribe(channel)).await.is_ok_and(|done| done.is_ok()) {
+                    waiters.wake_all();
+                }
+            });
+        }
+    }
+
+    /// Ends the connection.
+    pub(crate) fn close(&self) {
+        *locked(&self.manager) = None;
+    }
+
+    /// From here on no grant to this waiter is missed.
+    pub(crate) fn watch(&self, id: &HolderId) -> Watch {
+        let slot = locked(&self.waiters.0).entry(id.clone()).or_default().clone();
+        Watch { waiters: self.waiters.clone(), id: id.clone(), slot }
+    }
+}
+
+fn no_answer() -> redis::RedisError {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time").into()
+}
+
+impl Waiters {
+    fn pushed(&self, push: PushInfo) -> Result<(), std::convert::Infallible> {
+        match (push.kind, push.data.as_slice()) {
+            (PushKind::Message, [_, message]) => self.granted(message),
+            // The connection was made anew: what was pushed meanwhile is lost, so all ask (rule E5).
+            (PushKind::Subscribe, _) => self.wake_all(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn granted(&self, message: &Value) {
+        let Ok(text) = String::from_redis_value_ref(message) else { return };
+        let mut parts = text.split(' ');
+        let (Some(id), Some(Ok(token)), Some(Ok(floor))) =
+            (parts.next(), parts.next().map(str::parse), parts.next().map(str::parse))
+        else {
+            return;
+        };
+        let slot = locked(&self.0).get(&HolderId::from_store(id)).cloned();
+        if let Some(slot) = slot {
+            *locked(&slot.grant) = Some(Grant { token: FencingToken(token), floor: FencingToken(floor) });
+            slot.wake.notify_one();
+        }
+    }
+
+    fn wake_all(&self) {
+        for slot in locked(&self.0).values() {
+            slot.wake.notify_one();
+        }
+    }
+}
+
+/// A waiter that listens, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    waiters: Waiters,
+    id: HolderId,
+    slot: Arc<Slot>,
+}
+
+impl Watch {
+    /// Resolves when there is news for the waiter: a grant, or a reason to ask. Cancel-safe.
+    pub(crate) async fn news(&self) -> Option<Grant> {
+        self.slot.wake.notified().await;
+        locked(&self.slot.grant).take()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        locked(&self.waiters.0).remove(&self.id);
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("channel", &self.channel).finish_non_exhaustive()
+    }
+}
+
+/// The error for a reply that no script of ours gives.
+pub(crate) fn not_understood(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("the reply has no {what}; is this a Redis, and are the lock's keys its own?"),
+    )
+    .with_effect(Effect::Unknown)
+}

@@ -1,0 +1,140 @@
+//! What the scripts reply.
+
+use crate::connection::not_understood;
+use dlock_core::{FencingToken, HolderId, HolderInfo, LockInfo, LockKey, Mode, Result, WaiterInfo};
+use redis::{FromRedisValue, Value};
+use std::num::NonZeroU32;
+use std::time::{Duration, SystemTime};
+
+/// What `acquire` replies.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Granted { token: FencingToken, floor: FencingToken },
+    Waiting(Seen),
+    Held(Seen),
+    Full(Seen),
+    Gone,
+    Withdrawn,
+    Disagrees(Mode),
+}
+
+/// A lock as a reply shows it.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) info: LockInfo,
+    /// When the lock's key expires; `None` if it has no TTL or is not there.
+    pub(crate) expires_in: Option<Duration>,
+    /// Whether the holder is a foreign client, which tells nobody of its release.
+    pub(crate) foreign: bool,
+}
+
+pub(crate) fn mode_letter(mode: Mode) -> (&'static str, u32) {
+    match mode {
+        Mode::Exclusive => ("x", 0),
+        Mode::Shared => ("s", 0),
+        Mode::Permit { limit } => ("p", limit.get()),
+    }
+}
+
+fn mode(letter: &str, limit: &str) -> Option<Mode> {
+    match letter {
+        "x" => Some(Mode::Exclusive),
+        "s" => Some(Mode::Shared),
+        "p" => Some(Mode::Permit { limit: limit.parse::<NonZeroU32>().ok()? }),
+        _ => None,
+    }
+}
+
+fn since(micros: &str) -> Option<SystemTime> {
+    Some(SystemTime::UNIX_EPOCH + Duration::from_micros(micros.parse().ok()?))
+}
+
+/// Text of any bytes: a foreign client's value need not be UTF-8.
+fn lossy(value: &Value) -> Option<String> {
+    Vec::<u8>::from_redis_value_ref(value).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn token(value: &Value) -> Option<FencingToken> {
+    lossy(value)?.parse().ok().map(FencingToken)
+}
+
+fn list(value: &Value) -> Option<&[Value]> {
+    if let Value::Array(items) = value { Some(items) } else { None }
+}
+
+impl Answer {
+    pub(crate) fn read(key: &LockKey, reply: &Value) -> Result<Self> {
+        Self::parse(key, reply).ok_or_else(|| not_understood("answer of a lock script"))
+    }
+
+    fn parse(key: &LockKey, reply: &Value) -> Option<Self> {
+        let (answer, rest) = list(reply)?.split_first()?;
+        Some(match (lossy(answer)?.as_str(), rest) {
+            ("granted", [granted, floor]) => Answer::Granted { token: token(granted)?, floor: token(floor)? },
+            ("waiting", rest) => Answer::Waiting(Seen::parse(key, rest)?),
+            ("held", rest) => Answer::Held(Seen::parse(key, rest)?),
+            ("full", rest) => Answer::Full(Seen::parse(key, rest)?),
+            ("gone", []) => Answer::Gone,
+            ("withdrawn", []) => Answer::Withdrawn,
+            ("disagrees", [letter, limit]) => Answer::Disagrees(mode(&lossy(letter)?, &lossy(limit)?)?),
+            _ => return None,
+        })
+    }
+}
+
+impl Seen {
+    pub(crate) fn read(key: &LockKey, reply: &Value) -> Result<Self> {
+        list(reply).and_then(|parts| Self::parse(key, parts)).ok_or_else(|| not_understood("state of a lock"))
+    }
+
+    fn parse(key: &LockKey, parts: &[Value]) -> Option<Self> {
+        let [value, pttl, fence, holders, waiters @ ..] = parts else { return None };
+        let [last, id, id_token, id_since, label] = list(fence)? else { return None };
+        let mut info = LockInfo::free(key.clone());
+        info.last_token = token(last);
+        let expires_in = i64::from_redis_value_ref(pttl).ok().and_then(|millis| u64::try_from(millis).ok());
+        let expires_in = expires_in.map(Duration::from_millis);
+        let mut foreign = false;
+        if let Some(value) = lossy(value).filter(|_| *value != Value::Nil)
+            && list(holders)?.is_empty()
+        {
+            let mut holder = HolderInfo::new(HolderId::from_store(value.as_str()));
+            holder.remaining = expires_in;
+            foreign = lossy(id).as_ref() != Some(&value);
+            if !foreign {
+                holder.mode = Some(Mode::Exclusive);
+                holder.token = token(id_token);
+                holder.since = since(&lossy(id_since)?);
+                holder.label = lossy(label);
+            }
+            info.holders.push(holder);
+        }
+        for part in list(holders)?.chunks(9) {
+            let [id, left, granted, _floor, _ttl, begun, letter, limit, label] = part else { return None };
+            let mut holder = HolderInfo::new(HolderId::from_store(lossy(id)?));
+            holder.remaining = lossy(left)?.parse().ok().map(Duration::from_micros);
+            holder.token = token(granted);
+            holder.since = since(&lossy(begun)?);
+            holder.mode = mode(&lossy(letter)?, &lossy(limit)?);
+            holder.label = lossy(label);
+            info.holders.push(holder);
+        }
+        info.holders.sort_by_key(|holder| holder.token);
+        info.waiters = match waiters {
+            // The answer of an acquisition does not name them.
+            [] => None,
+            [waiters] => Some(list(waiters)?.chunks(5).map(waiter).collect::<Option<_>>()?),
+            _ => return None,
+        };
+        Some(Self { info, expires_in, foreign })
+    }
+}
+
+fn waiter(part: &[Value]) -> Option<WaiterInfo> {
+    let [id, letter, limit, begun, label] = part else { return None };
+    let mut waiter = WaiterInfo::new(HolderId::from_store(lossy(id)?));
+    waiter.mode = mode(&lossy(letter)?, &lossy(limit)?);
+    waiter.since = since(&lossy(begun)?);
+    waiter.label = lossy(label);
+    Some(waiter)
+}

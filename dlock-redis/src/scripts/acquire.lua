@@ -1,0 +1,76 @@
+-- KEYS: a lock's five, and 6 the mark of a withdrawn id. ARGV: id, mode, limit, ttl, patience, channel, label,
+-- asks (once | queue | again). Replies {answer, ...}.
+local id, mode, limit, channel, label, asks = ARGV[1], ARGV[2], ARGV[3], ARGV[6], ARGV[7], ARGV[8]
+local ttl, patience = milliseconds(ARGV[4]), milliseconds(ARGV[5])
+if redis.call('EXISTS', KEYS[6]) == 1 then
+  return {'withdrawn'}
+end
+local value, holders, count = settle()
+
+if value == id then
+  keep(KEYS[1], ttl)
+  keep(KEYS[2], ttl + IDLE)
+  local fence = redis.call('HMGET', KEYS[2], 'id', 'token')
+  if fence[1] == id and fence[2] then return {'granted', fence[2], fence[2]} end
+  -- The fence was lost beside the lock: a new token does no harm.
+  local token = grant(id, 'x', limit, ttl, now + redis.call('PTTL', KEYS[1]) * 1000, label)
+  return {'granted', token, token}
+end
+if holders[id] then
+  local h = holders[id]
+  h.expires = math.max(h.expires, now + ttl * 1000)
+  write_holder(id, h)
+  keep(KEYS[1], ttl)
+  keep(KEYS[2], ttl + IDLE)
+  keep(KEYS[3], ttl + IDLE)
+  return {'granted', h.token, h.floor}
+end
+
+local head = redis.call('LINDEX', KEYS[4], 0)
+local packed = head and redis.call('HGET', KEYS[5], id)
+local function waiting(w)
+  w.alive = math.max(w.alive, now + patience * 1000)
+  w.channel = channel
+  write_waiter(id, w)
+  keep(KEYS[4], patience + IDLE)
+  keep(KEYS[5], patience + IDLE)
+  keep(KEYS[2], patience + IDLE)
+  return {'waiting', describe(value, holders)}
+end
+if packed then
+  return waiting(read_waiter(packed))
+end
+if asks == 'again' then
+  return {'gone'}
+end
+
+-- Who uses the key already, and do they agree with us on what kind of lock it is?
+local other, other_limit
+if value == MARKER.s then
+  other = 's'
+elseif value == MARKER.p then
+  local _, h = next(holders)
+  other, other_limit = 'p', h.limit
+elseif value and redis.call('HGET', KEYS[2], 'id') == value then
+  other = 'x'
+elseif head then
+  local w = read_waiter(redis.call('HGET', KEYS[5], head))
+  other, other_limit = w.mode, w.limit
+end
+if other and (other == 'p' or mode == 'p') and (other ~= mode or other_limit ~= limit) then
+  return {'disagrees', other, other_limit or '0'}
+end
+
+local crowd = count + redis.call('LLEN', KEYS[4])
+if not head and admits(value, count, mode, limit) then
+  local token, floor = grant(id, mode, limit, ttl, now + ttl * 1000, label)
+  return {'granted', token, floor}
+end
+if asks == 'once' then
+  return {'held', describe(value, holders)}
+end
+if crowd >= 512 then
+  return {'full', describe(value, holders)}
+end
+redis.call('RPUSH', KEYS[4], id)
+return waiting({alive = 0, mode = mode, limit = limit, ttl = ttl, since = text(now), channel = channel, label = label})

@@ -1,0 +1,173 @@
+-- What all scripts share. KEYS of one lock, all in one slot:
+--   1 the lock: the holder's id, or ~shared or ~permit; foreign clients look at this key alone
+--   2 fence: hash of t (last token), x (last exclusive token), and of an exclusive holder: id, token, ttl, since, label
+--   3 holders of a shared or permit lock: hash of id -> "expires|token|floor|ttl|since|mode|limit|label"
+--   4 queue: list of waiters' ids, first in line first
+--   5 waiters: hash of id -> "alive_until|mode|limit|ttl|since|channel|label"
+-- Times are microseconds since 1970 by this server, TTLs milliseconds, modes x, s and p.
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+-- Kept a while after the last use, so that a clock that is set back a little turns no token back.
+local IDLE = 5000
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local function corrupt(what)
+  error({err = 'DLOCKCORRUPT ' .. what})
+end
+
+local function milliseconds(value)
+  local number = tonumber(value)
+  if not number or number < 1 then
+    error({err = 'DLOCKBADTTL ' .. tostring(value)})
+  end
+  return number
+end
+
+local function read_holder(packed)
+  local e, t, f, ttl, s, m, n, l = string.match(packed, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([sp])|(%d+)|(.*)$')
+  if not e then corrupt('holder') end
+  return {expires = tonumber(e), token = t, floor = f, ttl = tonumber(ttl), since = s, mode = m, limit = n, label = l}
+end
+
+local function write_holder(id, h)
+  local packed = {text(h.expires), h.token, h.floor, text(h.ttl), h.since, h.mode, h.limit, h.label}
+  redis.call('HSET', KEYS[3], id, table.concat(packed, '|'))
+end
+
+local function read_waiter(packed)
+  local a, m, n, ttl, s, c, l = string.match(packed, '^(%d+)|([xsp])|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
+  if not a then corrupt('waiter') end
+  return {alive = tonumber(a), mode = m, limit = n, ttl = tonumber(ttl), since = s, channel = c, label = l}
+end
+
+local function write_waiter(id, w)
+  local packed = {text(w.alive), w.mode, w.limit, text(w.ttl), w.since, w.channel, w.label}
+  redis.call('HSET', KEYS[5], id, table.concat(packed, '|'))
+end
+
+local function forget_waiter(id)
+  redis.call('LREM', KEYS[4], 1, id)
+  return redis.call('HDEL', KEYS[5], id) == 1
+end
+
+-- Lets a key live at least so long.
+local function keep(key, least)
+  if redis.call('PTTL', key) < least then
+    redis.call('PEXPIRE', key, text(least))
+  end
+end
+
+local MARKER = {s = '~shared', p = '~permit'}
+
+-- Who holds: the lock's value, and the holders of a shared or permit lock with those whose time is over taken out.
+local function look(change)
+  local value = redis.call('GET', KEYS[1])
+  local holders, count = {}, 0
+  if value == MARKER.s or value == MARKER.p then
+    local flat = redis.call('HGETALL', KEYS[3])
+    for i = 1, #flat, 2 do
+      local h = read_holder(flat[i + 1])
+      if h.expires > now then
+        holders[flat[i]] = h
+        count = count + 1
+      elseif change then
+        redis.call('HDEL', KEYS[3], flat[i])
+      end
+    end
+    if count == 0 then
+      if change then redis.call('DEL', KEYS[1]) end
+      value = false
+    end
+  end
+  return value, holders, count
+end
+
+local function admits(value, count, mode, limit)
+  if not value then return true end
+  return mode ~= 'x' and value == MARKER[mode] and (mode == 's' or count < tonumber(limit))
+end
+
+local function grant(id, mode, limit, ttl, expires, label)
+  local last = redis.call('HMGET', KEYS[2], 't', 'x')
+  local token = math.max(now, (tonumber(last[1]) or 0) + 1)
+  local px = math.max(1, math.ceil((expires - now) / 1000))
+  local floor
+  if mode == 'x' then
+    floor = token
+    redis.call('SET', KEYS[1], id, 'PX', text(px))
+    redis.call('HSET', KEYS[2], 't', text(token), 'x', text(token), 'id', id, 'token', text(token), 'ttl', text(ttl),
+      'since', text(now), 'label', label)
+  else
+    floor = tonumber(last[2]) or (token - 1)
+    write_holder(id, {expires = expires, token = text(token), floor = text(floor), ttl = ttl, since = text(now),
+      mode = mode, limit = limit, label = label})
+    px = math.max(px, redis.call('PTTL', KEYS[1]))
+    redis.call('SET', KEYS[1], MARKER[mode], 'PX', text(px))
+    keep(KEYS[3], px + IDLE)
+    redis.call('HSET', KEYS[2], 't', text(token))
+  end
+  keep(KEYS[2], px + IDLE)
+  return text(token), text(floor)
+end
+
+-- Takes out what is over, and grants to the head of the queue while modes allow.
+local function settle()
+  local value, holders, count = look(true)
+  while true do
+    local id = redis.call('LINDEX', KEYS[4], 0)
+    if not id then break end
+    local packed = redis.call('HGET', KEYS[5], id)
+    local w = packed and read_waiter(packed)
+    if not w or w.alive <= now then
+      redis.call('LPOP', KEYS[4])
+      redis.call('HDEL', KEYS[5], id)
+    elseif admits(value, count, w.mode, w.limit) then
+      redis.call('LPOP', KEYS[4])
+      redis.call('HDEL', KEYS[5], id)
+      -- The waiter believes in no more than it was told.
+      local token, floor = grant(id, w.mode, w.limit, w.ttl, w.alive, w.label)
+      redis.call('PUBLISH', w.channel, id .. ' ' .. token .. ' ' .. floor)
+      value, count = MARKER[w.mode] or id, count + 1
+      if w.mode ~= 'x' then
+        holders[id] = read_holder(redis.call('HGET', KEYS[3], id))
+      end
+    else
+      break
+    end
+  end
+  return value, holders, count
+end
+
+-- Takes an acquisition out, be it holder or waiter.
+local function remove(id)
+  local value, holders = look(true)
+  local removed = true
+  if value == id then
+    redis.call('DEL', KEYS[1])
+    redis.call('HDEL', KEYS[2], 'id', 'token', 'ttl', 'since', 'label')
+  elseif holders[id] then
+    redis.call('HDEL', KEYS[3], id)
+    if redis.call('HLEN', KEYS[3]) == 0 then redis.call('DEL', KEYS[1]) end
+  else
+    removed = forget_waiter(id)
+  end
+  if not settle() and redis.call('EXISTS', KEYS[2]) == 1 then
+    redis.call('PEXPIRE', KEYS[2], IDLE)
+  end
+  return removed
+end
+
+-- The lock for a reply: its value, PTTL, fence, and shared or permit holders.
+local function describe(value, holders)
+  local flat = {}
+  for id, h in pairs(holders) do
+    for _, part in ipairs({id, text(h.expires - now), h.token, h.floor, text(h.ttl), h.since, h.mode, h.limit, h.label}) do
+      flat[#flat + 1] = part
+    end
+  end
+  local fence = redis.call('HMGET', KEYS[2], 't', 'id', 'token', 'since', 'label')
+  return value, redis.call('PTTL', KEYS[1]), fence, flat
+end
