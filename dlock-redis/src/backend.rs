@@ -194,7 +194,7 @@ impl LockBackend for RedisBackend {
                 let until = valid_until(sent, request.ttl().get());
                 Ok(Attempt::Acquired(self.lease(request, Grant { token, floor }, until)))
             }
-            Answer::Held(seen) | Answer::Waiting(seen) | Answer::Full(seen) => Ok(Attempt::Held(seen.info)),
+            Answer::Held(seen) | Answer::Waiting(seen, _) | Answer::Full(seen) => Ok(Attempt::Held(seen.info)),
             Answer::Disagrees(other) => Err(disagrees(request, other)),
             Answer::Withdrawn => Err(withdrawn()),
             Answer::Gone => Ok(Attempt::Held(LockInfo::free(request.key().clone()))),
@@ -226,10 +226,11 @@ impl LockBackend for RedisBackend {
                     seen = Some(now.info);
                     (polls.next().unwrap_or_default(), false)
                 }
-                Answer::Waiting(now) => {
+                Answer::Waiting(now, before) => {
                     asks = "again";
                     // The timer is what is true, the push what is fast (rule D4).
-                    let expiry = now.expires_in.map_or(FOREIGN, |left| left + Duration::from_millis(2));
+                    let expiry = now.expires_in.unwrap_or(FOREIGN).min(before.unwrap_or(Duration::MAX));
+                    let expiry = expiry.saturating_add(Duration::from_millis(2));
                     let look = if now.foreign { FOREIGN } else { Duration::MAX };
                     seen = Some(now.info);
                     ((patience(request) / 3).min(expiry).min(look), true)

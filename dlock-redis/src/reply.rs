@@ -9,8 +9,12 @@ use std::time::{Duration, SystemTime};
 /// What `acquire` replies.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Granted { token: FencingToken, floor: FencingToken },
-    Waiting(Seen),
+    Granted {
+        token: FencingToken,
+        floor: FencingToken,
+    },
+    /// It waits, and the waiter before it counts as gone so soon.
+    Waiting(Seen, Option<Duration>),
     Held(Seen),
     Full(Seen),
     Gone,
@@ -71,7 +75,10 @@ impl Answer {
         let (answer, rest) = list(reply)?.split_first()?;
         Some(match (lossy(answer)?.as_str(), rest) {
             ("granted", [granted, floor]) => Answer::Granted { token: token(granted)?, floor: token(floor)? },
-            ("waiting", rest) => Answer::Waiting(Seen::parse(key, rest)?),
+            ("waiting", [before, rest @ ..]) => {
+                let before = lossy(before)?.parse().ok().map(Duration::from_micros);
+                Answer::Waiting(Seen::parse(key, rest)?, before)
+            }
             ("held", rest) => Answer::Held(Seen::parse(key, rest)?),
             ("full", rest) => Answer::Full(Seen::parse(key, rest)?),
             ("gone", []) => Answer::Gone,

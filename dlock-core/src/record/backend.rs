@@ -147,7 +147,7 @@ impl<S: RecordStore> LockBackend for RecordBackend<S> {
                 }
                 Answer::Waiting => {
                     asks = Asks::Again;
-                    (patience(request) / 3).min(next_expiry(&moved.record, &moved.sight))
+                    (patience(request) / 3).min(next_end(&moved.record, &request.holder(), &moved.sight))
                 }
             };
             request.is_waiting(Some(info.clone()));
@@ -213,10 +213,13 @@ impl<S: RecordStore> RecordBackend<S> {
     }
 }
 
-/// How long until the first holder's lease ends, if it is not renewed.
-fn next_expiry(record: &Record, sight: &Sight) -> Duration {
-    let left = |holder: &Holder| (holder.expires + sight.margin).since(sight.earliest) + Duration::from_millis(1);
-    record.holders.iter().map(left).min().unwrap_or(Duration::MAX)
+/// How long until a holder's lease ends if it is not renewed, or the waiter right before this one counts as gone: it
+/// may have been granted the lock without knowing.
+fn next_end(record: &Record, waiter: &HolderId, sight: &Sight) -> Duration {
+    let place = record.queue.iter().position(|other| other.entry.id == *waiter).unwrap_or_default();
+    let before = record.queue[..place].last().map(|other| other.alive_until);
+    let ends = record.holders.iter().map(|holder| holder.expires + sight.margin).chain(before);
+    ends.map(|end| end.since(sight.earliest) + Duration::from_millis(1)).min().unwrap_or(Duration::MAX)
 }
 
 fn shown(key: &LockKey, record: &Record, sight: &Sight) -> LockInfo {

@@ -35,7 +35,11 @@ local function waiting(w)
   keep(KEYS[4], patience + IDLE)
   keep(KEYS[5], patience + IDLE)
   keep(KEYS[2], patience + IDLE)
-  return {'waiting', describe(value, holders)}
+  -- The one before may be granted without knowing, and so end when it counts as gone.
+  local place = redis.call('LPOS', KEYS[4], id)
+  local before = place > 0 and redis.call('HGET', KEYS[5], redis.call('LINDEX', KEYS[4], place - 1))
+  local left = before and text(math.max(0, read_waiter(before).alive - now)) or ''
+  return {'waiting', left, describe(value, holders)}
 end
 if packed then
   return waiting(read_waiter(packed))

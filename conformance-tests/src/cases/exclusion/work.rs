@@ -1,0 +1,62 @@
+//! The work of other processes: adding up in a file under the lock.
+
+use crate::Harness;
+use dlock_core::Locks;
+use std::fs;
+use std::io::Write;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+/// The variable by which a process of this executable knows that it is a worker: `key|rounds|file`.
+pub(crate) const ORDER: &str = "DLOCK_CONFORMANCE_WORK";
+
+/// Sends workers, and answers the sum that they left.
+pub(crate) fn send(environment: &[(String, String)], key: &str, workers: usize, rounds: usize) -> usize {
+    let name = format!("dlock-conformance-{:016x}", rand::random::<u64>());
+    let path = std::env::temp_dir().join(name);
+    fs::write(&path, "0").expect("a temporary file");
+    let order = format!("{key}|{rounds}|{}", path.display());
+    let start = |_| {
+        let mut command = Command::new(std::env::current_exe().expect("this executable"));
+        command.envs(environment.iter().cloned()).env(ORDER, &order).spawn().expect("a worker")
+    };
+    let working: Vec<_> = (0..workers).map(start).collect();
+    let all_well = working.into_iter().map(|mut worker| worker.wait().expect("a worker").success()).all(|well| well);
+    let sum = fs::read_to_string(&path).expect("the sum").parse().expect("a number");
+    fs::remove_file(&path).expect("the file");
+    assert!(all_well, "a worker failed");
+    sum
+}
+
+/// Does what was ordered.
+pub(crate) fn work(harness: Result<Arc<dyn Harness>, String>, order: &str) -> ExitCode {
+    let done = harness.and_then(|harness| {
+        let mut parts = order.splitn(3, '|');
+        let mut next = || parts.next().ok_or_else(|| format!("{ORDER} is key|rounds|file"));
+        let (key, rounds, file) = (next()?, next()?, next()?);
+        let rounds: usize = rounds.parse().map_err(|error| format!("rounds: {error}"))?;
+        let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+        runtime.block_on(add_up(&harness, key, rounds, file)).map_err(|error| error.chain().to_string())
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "worker: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn add_up(harness: &Arc<dyn Harness>, key: &str, rounds: usize, file: &str) -> dlock_core::Result<()> {
+    let locks = Locks::builder(harness.client().await?).build()?;
+    let failed = |error: std::io::Error| {
+        dlock_core::Error::new(dlock_core::ErrorKind::Unexpected, "the file").with_source(error)
+    };
+    for _ in 0..rounds {
+        let guard = locks.lock(key).acquire().await?;
+        let sum: u64 = fs::read_to_string(file).map_err(failed)?.parse().unwrap_or_default();
+        fs::write(file, (sum + 1).to_string()).map_err(failed)?;
+        guard.release().await?;
+    }
+    locks.close().await
+}

@@ -1,0 +1,37 @@
+//! One file a subcommand.
+
+mod break_lock;
+mod ls;
+#[cfg(unix)]
+mod run;
+mod show;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Failure;
+use crate::text;
+use clap::CommandFactory;
+use std::process::ExitCode;
+
+pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let store = cli.store;
+    match cli.command {
+        #[cfg(unix)]
+        Command::Run(args) => run::run(&store, args).await,
+        #[cfg(not(unix))]
+        Command::Run(_) => {
+            Err(Failure::new(crate::exit::USAGE, "`dlock run` needs process groups, which this system has not"))
+        }
+        Command::Ls { prefix, json } => ls::ls(&store, &prefix, json).await,
+        Command::Show { key, json } => show::show(&store, &key, json).await,
+        Command::Break { key, holder, token } => break_lock::break_lock(&store, &key, holder, token).await,
+        Command::Completions { shell } => {
+            let mut completions = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "dlock", &mut completions);
+            text::print(&String::from_utf8_lossy(&completions))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        // Taken before there is a runtime.
+        #[cfg(unix)]
+        Command::Warden(_) => Ok(ExitCode::SUCCESS),
+    }
+}

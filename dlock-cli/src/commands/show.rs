@@ -1,0 +1,57 @@
+//! `dlock show`: one lock.
+
+use super::ls::lines;
+use crate::cli::StoreArgs;
+use crate::exit::Failure;
+use crate::{store, text};
+use comfy_table::{Table, presets};
+use dlocks::LockInfo;
+use std::process::ExitCode;
+
+pub(crate) async fn show(store: &StoreArgs, key: &str, json: bool) -> Result<ExitCode, Failure> {
+    let locks = store::connect(store, None).await?;
+    let info = locks.inspect(key).await?;
+    let text =
+        if json { serde_json::to_string_pretty(&info).map_err(std::io::Error::from)? + "\n" } else { in_words(&info) };
+    text::print(&text)?;
+    locks.close().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn in_words(info: &LockInfo) -> String {
+    let mut text = String::new();
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["", "WHO", "MODE", "TOKEN", "SINCE", "LEASE ENDS IN", "ID"]);
+    let dash = || "-".to_owned();
+    for holder in &info.holders {
+        table.add_row([
+            "holds".to_owned(),
+            holder.label.clone().unwrap_or_else(|| "not a dlock client".to_owned()),
+            holder.mode.map_or_else(dash, |mode| mode.to_string()),
+            holder.token.map_or_else(dash, |token| token.to_string()),
+            text::ago(holder.since),
+            holder.remaining.map_or_else(dash, text::duration),
+            holder.id.to_string(),
+        ]);
+    }
+    for waiter in info.waiters.iter().flatten() {
+        table.add_row([
+            "waits".to_owned(),
+            waiter.label.clone().unwrap_or_else(dash),
+            waiter.mode.map_or_else(dash, |mode| mode.to_string()),
+            dash(),
+            text::ago(waiter.since),
+            dash(),
+            waiter.id.to_string(),
+        ]);
+    }
+    if table.is_empty() {
+        text.push_str("free: nobody holds it and nobody waits\n");
+    } else {
+        text.push_str(&lines(&table));
+    }
+    if let Some(token) = info.last_token {
+        text.push_str(&format!("last token {token}\n"));
+    }
+    text
+}

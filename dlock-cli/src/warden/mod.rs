@@ -1,0 +1,13 @@
+//! The warden: a process of its own that starts the command and ends it when the lock is lost, also when `dlock` itself is
+//! killed or stopped.
+//!
+//! `dlock` executes itself again. The two talk over a socket, the warden's standard input; the command's own standard
+//! input, and the sign of life of a local store, are handed over on it. The command gets a process group of its own, and
+//! the warden ends when nobody of that group is left. What leaves the group (a daemon, `setsid`) is not covered.
+
+mod guard;
+mod message;
+mod ward;
+
+pub(crate) use guard::guard;
+pub(crate) use ward::{News, Ward};

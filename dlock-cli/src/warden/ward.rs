@@ -1,0 +1,128 @@
+//! The side of `dlock`: what the warden is told, and what it tells.
+
+use super::message::{Order, Report};
+use crate::exit::Failure;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use std::ffi::OsString;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
+
+/// A command under a warden.
+#[derive(Debug)]
+pub(crate) struct Ward {
+    warden: Child,
+    orders: OwnedWriteHalf,
+    reports: OwnedReadHalf,
+    group: Option<Pid>,
+}
+
+/// News of the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// It runs, in this process group.
+    Started(Pid),
+    /// It ended with this exit status, and nobody of its group is left.
+    Ended(u8),
+}
+
+impl Ward {
+    /// Starts the command under a warden of its own. It must be gone by `deadline` (in nanoseconds since boot) unless
+    /// that is moved.
+    pub(crate) fn start(
+        command: &[OsString],
+        environment: &[(&str, String)],
+        deadline: u64,
+        grace: Duration,
+        sign_of_life: Option<OwnedFd>,
+    ) -> Result<Self, Failure> {
+        let (here, there) = StdStream::pair()?;
+        hand_over(&here, deadline, sign_of_life.as_ref())?;
+        here.set_nonblocking(true)?;
+        let warden = Command::new(std::env::current_exe()?)
+            .arg("__warden")
+            .arg(grace.as_millis().to_string())
+            .arg("--")
+            .args(command)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::from(OwnedFd::from(there)))
+            // Signals of the terminal are for the command.
+            .process_group(0)
+            .spawn()?;
+        let (reports, orders) = UnixStream::from_std(here)?.into_split();
+        Ok(Self { warden, orders, reports, group: None })
+    }
+
+    /// Moves the deadline.
+    pub(crate) async fn set_deadline(&mut self, at: u64) {
+        self.order(Order::Deadline(at)).await;
+    }
+
+    /// Passes a signal on to the command's group.
+    pub(crate) async fn pass_on(&mut self, signal: i32) {
+        if let Ok(number) = u64::try_from(signal) {
+            self.order(Order::Signal(number)).await;
+        }
+    }
+
+    /// Has the command ended: SIGTERM now, SIGKILL after the grace.
+    pub(crate) async fn end(&mut self) {
+        self.order(Order::End).await;
+    }
+
+    async fn order(&mut self, order: Order) {
+        // If the warden is gone, `news` says so.
+        let _ = self.orders.write_all(&order.encode()).await;
+    }
+
+    /// The next news. If the warden itself was killed, the command's group is ended at once.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: a message of nine bytes comes whole.
+    pub(crate) async fn news(&mut self) -> io::Result<News> {
+        match Report::read(&mut self.reports).await {
+            Some(Report::Started(group)) => {
+                let group = i32::try_from(group).ok().and_then(Pid::from_raw);
+                self.group = group;
+                group.map(News::Started).ok_or_else(|| io::Error::other("the warden named no process group"))
+            }
+            Some(Report::Ended(status)) => {
+                self.warden.wait().await?;
+                Ok(News::Ended(u8::try_from(status).unwrap_or(u8::MAX)))
+            }
+            None => {
+                self.warden.wait().await?;
+                if let Some(group) = self.group {
+                    while test_kill_process_group(group).is_ok() {
+                        let _ = kill_process_group(group, Signal::KILL);
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+                Err(io::Error::other("the process that watched over the command was killed; the command was ended too"))
+            }
+        }
+    }
+}
+
+/// Sends the first deadline, and with it the command's standard input and the sign of life.
+fn hand_over(socket: &StdStream, deadline: u64, sign_of_life: Option<&OwnedFd>) -> io::Result<()> {
+    let stdin = io::stdin();
+    let mut descriptors = vec![stdin.as_fd()];
+    descriptors.extend(sign_of_life.map(AsFd::as_fd));
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other("no room for two descriptors"));
+    }
+    let message = Order::Deadline(deadline).encode();
+    sendmsg(socket, &[IoSlice::new(&message)], &mut ancillary, SendFlags::empty())?;
+    Ok(())
+}
