@@ -86,6 +86,9 @@ impl Alive {
 
     /// What is known of the process that wrote an entry.
     pub(crate) fn life_of(&self, origin: Option<&str>) -> Life {
+        if origin == Some(&self.origin_text) {
+            return Life::Counts;
+        }
         let Some(other) = origin.and_then(Origin::read) else { return Life::Counts };
         if other.boot != self.origin.boot {
             return Life::Dead;
@@ -98,9 +101,6 @@ impl Alive {
 
     /// Whether nobody holds that file lock. A file that is gone or another one proves nothing.
     fn is_free(&self, other: &Origin) -> bool {
-        if *other == self.origin {
-            return false;
-        }
         let Ok(file) = File::open(self.folder.join(&other.file)) else { return false };
         file.metadata().is_ok_and(|found| found.ino() == other.inode) && file.try_lock_shared().is_ok()
     }

@@ -36,6 +36,15 @@ struct Shared {
     alive: Alive,
     wakes: Wakes,
     clock: Clock,
+    others: Mutex<Others>,
+}
+
+/// What this process knows of changes by other processes: it looks once for all its waiters.
+#[derive(Debug, Default)]
+struct Others {
+    looked: Option<Moment>,
+    data_version: i64,
+    changes: u64,
 }
 
 type OpenFiles = HashMap<(u64, u64), Weak<Shared>>;
@@ -81,6 +90,7 @@ impl LocalStore {
             alive,
             wakes: Wakes::default(),
             clock: Clock::system(),
+            others: Mutex::default(),
         });
         open.retain(|_, shared| shared.strong_count() > 0);
         open.insert(identity, Arc::downgrade(&shared));
@@ -106,6 +116,28 @@ impl LocalStore {
         done.await.unwrap_or_else(|error| Err(Error::new(ErrorKind::Closed, "the runtime ended").with_source(error)))
     }
 
+    /// How often other processes were seen to have changed the file; looks at most once in [`LOOK`].
+    async fn changes_by_others(&self) -> Result<u64> {
+        let now = self.0.clock.now();
+        {
+            let mut others = locked(&self.0.others);
+            if others.looked.is_some_and(|looked| now.since(looked) < LOOK) {
+                return Ok(others.changes);
+            }
+            others.looked = Some(now);
+        }
+        self.blocking(self.read_give_up(), |shared, connection| {
+            let version = connection.pragma_query_value(None, "data_version", |row| row.get(0)).map_err(from_sqlite)?;
+            let mut others = locked(&shared.others);
+            if others.data_version != version {
+                others.data_version = version;
+                others.changes += 1;
+            }
+            Ok(others.changes)
+        })
+        .await
+    }
+
     fn read_give_up(&self) -> Moment {
         self.0.clock.now() + READ_PATIENCE
     }
@@ -129,6 +161,10 @@ impl Shared {
             sent: now,
             received: now,
         }
+    }
+
+    fn is_dead(&self, entry: &Entry) -> bool {
+        self.alive.life_of(entry.origin.as_deref()) == Life::Dead
     }
 
     fn snapshot(&self, found: Option<(i64, String)>) -> Result<Snapshot<i64>> {
@@ -227,24 +263,27 @@ impl RecordStore for LocalStore {
     }
 
     async fn changed(&self, key: &LockKey, waiter: &HolderId, _since: Option<&i64>, at_most: Duration) -> Result<()> {
-        let watch = self.0.wakes.watch(key, waiter);
-        let end = self.0.clock.now() + at_most;
+        let (watch, clock) = (self.0.wakes.watch(key, waiter), &self.0.clock);
+        let end = clock.now() + at_most;
         loop {
+            let changes = self.changes_by_others().await?;
             let snapshot = self.read(key).await?;
             let record = snapshot.record.unwrap_or_default();
             let place = record.queue.iter().position(|other| other.entry.id == *waiter);
-            let in_front = record.queue.iter().take(place.unwrap_or_default()).map(|other| &other.entry.id);
-            let mut before_us = record.holders.iter().map(|holder| &holder.entry.id).chain(in_front);
-            // Granted or removed; or somebody before us is dead, or gone without a word.
-            if place.is_none() || record.holders.is_empty() || before_us.any(|id| snapshot.departed.contains(id)) {
+            let in_front = &record.queue[..place.unwrap_or_default()];
+            let holders = record.holders.iter().map(|holder| &holder.entry);
+            let before: Vec<_> = holders.chain(in_front.iter().map(|other| &other.entry)).collect();
+            // Granted or removed; or a holder went without a word.
+            if place.is_none() || record.holders.is_empty() {
                 return Ok(());
             }
-            let now = self.0.clock.now();
-            if now >= end {
-                return Ok(());
-            }
-            if self.0.clock.timeout_at((now + LOOK).min(end), watch.woken()).await.is_some() {
-                return Ok(());
+            while changes == self.changes_by_others().await? {
+                if clock.now() >= end || before.iter().any(|entry| self.0.is_dead(entry)) {
+                    return Ok(());
+                }
+                if clock.timeout_at((clock.now() + LOOK).min(end), watch.woken()).await.is_some() {
+                    return Ok(());
+                }
             }
         }
     }
