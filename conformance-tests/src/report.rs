@@ -108,6 +108,8 @@ pub fn run_case(case: &Case, harness: &Arc<dyn Harness>) -> Outcome {
     })
 }
 
+/// On the thread of its own runtime: a case may keep what can't be sent.
+#[allow(clippy::future_not_send)]
 async fn applied(case: &Case, harness: &Arc<dyn Harness>) -> Outcome {
     let capabilities = match harness.client().await {
         Ok(client) => client.capabilities(),
@@ -116,7 +118,6 @@ async fn applied(case: &Case, harness: &Arc<dyn Harness>) -> Outcome {
     if let Some(lack) = case.needs.iter().find_map(|need| need.lacks(&capabilities, harness.faults())) {
         return Outcome::Ignored(lack);
     }
-    // In a task of its own: a panic in a background task of the case is then the case's.
     (case.run)(Env::new(harness.clone(), capabilities)).await;
     Outcome::Passed
 }

@@ -37,8 +37,8 @@ pub(crate) enum Command {
     /// List the locks that are held or waited for
     Ls {
         /// Only keys that begin with this
-        #[arg(default_value = "")]
-        prefix: String,
+        #[arg(default_value = "", value_name = "PREFIX", id = "begin")]
+        begin: String,
         /// As JSON, one lock a line
         #[arg(long)]
         json: bool,

@@ -1,5 +1,6 @@
 //! Locks as people read them.
 
+use comfy_table::Table;
 use dlocks::{HolderInfo, LockInfo};
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -27,7 +28,8 @@ pub(crate) fn holder(holder: &HolderInfo) -> String {
         Some(label) if !label.is_empty() => format!("{label:?}"),
         _ => format!("{} (not a dlock client)", holder.id),
     };
-    let since = holder.since.map_or_else(String::new, |since| format!(", since {}", ago(Some(since))));
+    let since = holder.since.and_then(|since| SystemTime::now().duration_since(since).ok());
+    let since = since.map_or_else(String::new, |held| format!(" for {}", duration(held)));
     let left = holder.remaining.map_or_else(String::new, |left| format!(", lease ends in {}", duration(left)));
     format!("{who}{since}{left}")
 }
@@ -41,6 +43,14 @@ pub(crate) fn holders(info: &LockInfo) -> String {
         Some(1) => format!("{who}; 1 waits"),
         Some(many) => format!("{who}; {many} wait"),
     }
+}
+
+/// A table without the blanks at the ends of its lines.
+pub(crate) fn lines(table: &mut Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
 /// Writes to the standard output. A reader that has left is no failure.

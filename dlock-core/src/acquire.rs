@@ -62,7 +62,7 @@ pub(crate) fn acquire(lock: Lock) -> Acquire {
     let work = {
         let client = client.clone();
         async move {
-            let (request, terms) = asked?;
+            let (request, terms) = asked.map_err(|error| error.during("acquire", None))?;
             let span = tracing::debug_span!("acquire", key = %request.key(), mode = %request.mode());
             let obtained = obtain(&client, &request, terms, wait_at_most).instrument(span).await;
             obtained.map_err(|error| client.in_context(error, "acquire", request.key()))
@@ -77,7 +77,7 @@ pub(crate) fn try_acquire(lock: Lock) -> TryAcquire {
     let work = {
         let client = client.clone();
         async move {
-            let (request, terms) = asked?;
+            let (request, terms) = asked.map_err(|error| error.during("acquire", None))?;
             let span = tracing::debug_span!("try_acquire", key = %request.key(), mode = %request.mode());
             let obtained = try_obtain(&client, &request, terms).instrument(span).await;
             obtained.map_err(|error| client.in_context(error, "acquire", request.key()))

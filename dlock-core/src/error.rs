@@ -187,11 +187,15 @@ struct Chain<'a>(&'a Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)?;
-        let mut source = self.0.source();
+        let (mut last, mut source) = (self.0.to_string(), self.0.source());
+        f.write_str(&last)?;
         while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
+            // Some wrappers show what they wrap.
+            let text = error.to_string();
+            if !last.ends_with(&text) {
+                write!(f, ": {text}")?;
+            }
+            (last, source) = (text, error.source());
         }
         Ok(())
     }

@@ -189,14 +189,15 @@ impl Deadline {
 
     /// The store ended the lease: the deadline is past for good. The first cause stays.
     pub fn end(&self, cause: LostCause) {
-        self.0.at.store(Moment::MIN.as_nanos(), Ordering::Release);
-        self.0.moved.notify_waiters();
+        // The cause first: who sees a deadline that is past must not take it for one that ran out.
         self.0.cause.send_if_modified(|known| {
             known.is_none() && {
                 *known = Some(cause);
                 true
             }
         });
+        self.0.at.store(Moment::MIN.as_nanos(), Ordering::Release);
+        self.0.moved.notify_waiters();
     }
 
     /// Why the store ended the lease, if it did.

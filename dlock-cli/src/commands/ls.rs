@@ -45,10 +45,5 @@ fn table(found: &[LockInfo]) -> String {
             ]);
         }
     }
-    lines(&table)
-}
-
-/// A table without the blanks at the ends of its lines.
-pub(super) fn lines(table: &Table) -> String {
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    text::lines(&mut table)
 }

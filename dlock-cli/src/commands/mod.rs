@@ -1,6 +1,7 @@
 //! One file a subcommand.
 
 mod break_lock;
+mod check;
 mod ls;
 #[cfg(unix)]
 mod run;
@@ -21,9 +22,10 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(_) => {
             Err(Failure::new(crate::exit::USAGE, "`dlock run` needs process groups, which this system has not"))
         }
-        Command::Ls { prefix, json } => ls::ls(&store, &prefix, json).await,
+        Command::Ls { begin, json } => ls::ls(&store, &begin, json).await,
         Command::Show { key, json } => show::show(&store, &key, json).await,
         Command::Break { key, holder, token } => break_lock::break_lock(&store, &key, holder, token).await,
+        Command::Check { filter, json } => check::check(&store, filter, json).await,
         Command::Completions { shell } => {
             let mut completions = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "dlock", &mut completions);

@@ -4,7 +4,7 @@ use crate::cli::{RunArgs, StoreArgs};
 use crate::exit::{Failure, LOST, NOT_OBTAINED, SIGNAL, USAGE, say};
 use crate::warden::{News, Ward};
 use crate::{store, text};
-use dlocks::{ErrorKind, Held, Lock, LockGuard, Locks, LostCause};
+use dlocks::{ErrorKind, Held, Lock, LockGuard, Locks, LostCause, Moment};
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use rustix::process::{Pid, Signal, getpgrp, kill_process_group};
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
@@ -16,6 +16,8 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 /// The longest grace unless one is given.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a store that may be gone is told of a release after a loss.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// How long a wait goes without a word.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -46,7 +48,8 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
         Some(grace) => grace,
         None => most.min(GRACE),
     };
-    let outcome = supervise(&locks, &guard, &args, grace, &mut signals).await;
+    let cap = args.max_hold.map_or(Moment::MAX, |most| started + most);
+    let outcome = supervise(&locks, &guard, &args, (grace, cap), &mut signals).await;
     if let (Ok(_), Some(least)) = (&outcome, args.at_least) {
         tokio::select! {
             () = locks.clock().sleep_until(started + least) => {}
@@ -54,13 +57,22 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
             _ = signals.next() => {}
         }
     }
+    let code = match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            // Told the store if it can be told at all.
+            let _ = tokio::time::timeout(FAREWELL, guard.release()).await;
+            return Err(failure);
+        }
+    };
     let released = guard.release().await;
-    let _ = locks.close().await;
-    let code = outcome?;
+    if released.is_ok() {
+        // Its sessions end with it.
+        let _ = locks.close().await;
+    }
     match released {
         Err(error) if error.kind() == ErrorKind::LeaseLost => {
-            let cause = error.lost_cause().unwrap_or(LostCause::Expired);
-            Err(Failure::new(LOST, format!("the lock on {:?} was lost: {cause}", args.key)))
+            Err(lost_failure(&args.key, error.lost_cause().unwrap_or(LostCause::Expired)))
         }
         // The command did its work under the lock; its TTL ends what could not be told.
         Err(error) => {
@@ -69,6 +81,10 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
         }
         Ok(()) => Ok(code.into()),
     }
+}
+
+fn lost_failure(key: &str, cause: LostCause) -> Failure {
+    Failure::new(LOST, format!("the lock on {key:?} was lost: {cause}"))
 }
 
 fn by_signal(number: i32) -> ExitCode {
@@ -144,7 +160,7 @@ async fn supervise(
     locks: &Locks,
     guard: &LockGuard,
     args: &RunArgs,
-    grace: Duration,
+    (grace, cap): (Duration, Moment),
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
     let environment = [
@@ -163,13 +179,15 @@ async fn supervise(
             biased;
             news = ward.news() => match news? {
                 News::Started(group) => foreground = Foreground::give(group),
-                News::Ended(status) => {
+                ended => {
                     drop(foreground);
-                    return match lost.or_else(|| guard.lost_cause()) {
-                        Some(cause) => {
-                            Err(Failure::new(LOST, format!("the lock on {:?} was lost: {cause}; the command was ended", args.key)))
-                        }
-                        None => Ok(status),
+                    let lost = lost.or_else(|| guard.lost_cause());
+                    return match (ended, lost) {
+                        (News::Ended(status), None) => Ok(status),
+                        (_, Some(cause)) => Err(lost_failure(&args.key, cause)),
+                        // Ended in time, before the lock was lost.
+                        (_, None) if until + grace >= cap => Err(lost_failure(&args.key, LostCause::MaxHold)),
+                        (_, None) => Err(lost_failure(&args.key, LostCause::Expired)),
                     };
                 }
             },

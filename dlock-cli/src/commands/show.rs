@@ -1,6 +1,5 @@
 //! `dlock show`: one lock.
 
-use super::ls::lines;
 use crate::cli::StoreArgs;
 use crate::exit::Failure;
 use crate::{store, text};
@@ -48,7 +47,7 @@ fn in_words(info: &LockInfo) -> String {
     if table.is_empty() {
         text.push_str("free: nobody holds it and nobody waits\n");
     } else {
-        text.push_str(&lines(&table));
+        text.push_str(&text::lines(&mut table));
     }
     if let Some(token) = info.last_token {
         text.push_str(&format!("last token {token}\n"));

@@ -41,6 +41,8 @@ struct Guard {
     deadline: Moment,
     /// Set once the command was told to end; then SIGKILL comes at this moment.
     ending: Option<Moment>,
+    /// Whether it was told to end for the lock's sake.
+    cut: bool,
 }
 
 /// What `dlock` hands over.
@@ -94,6 +96,7 @@ impl Guard {
             status: None,
             deadline: inheritance.deadline,
             ending: None,
+            cut: false,
         };
         Report::Started(u64::from(child.id())).write(&mut reports).await;
         guard.watch(&mut orders, &mut children, &mut reports).await
@@ -109,8 +112,8 @@ impl Guard {
         loop {
             self.reap()?;
             if self.is_group_gone() {
-                let status = self.status.unwrap_or(u64::from(SOFTWARE));
-                Report::Ended(status).write(reports).await;
+                let ended = Report::Ended(self.status.unwrap_or(u64::from(SOFTWARE)));
+                if self.cut { Report::Cut } else { ended }.write(reports).await;
                 return Ok(());
             }
             if self.status.is_some() {
@@ -121,7 +124,7 @@ impl Guard {
             if now >= self.ending.unwrap_or(Moment::MAX).min(self.deadline) {
                 self.signal_group(Signal::KILL);
             } else if now >= self.deadline - self.grace {
-                self.end();
+                self.cut();
             }
             tokio::select! {
                 order = Order::read(orders), if listening => match order {
@@ -131,10 +134,10 @@ impl Guard {
                             self.signal_group(signal);
                         }
                     }
-                    Some(Order::End) => self.end(),
+                    Some(Order::End) => self.cut(),
                     None => {
                         listening = false;
-                        self.end();
+                        self.cut();
                     }
                 },
                 _ = children.recv() => {}
@@ -149,6 +152,12 @@ impl Guard {
             Some(_) => now + LOOK,
             None => self.deadline - self.grace,
         }
+    }
+
+    /// Ends the command for the lock's sake, unless it has ended by itself.
+    fn cut(&mut self) {
+        self.cut |= self.status.is_none();
+        self.end();
     }
 
     /// SIGTERM, once; SIGKILL comes after the grace.

@@ -23,6 +23,8 @@ pub(super) enum Report {
     Started(u64),
     /// The command ended with this status, and nobody of its group is left.
     Ended(u64),
+    /// The command was ended because the lock was about to be lost, and nobody of its group is left.
+    Cut,
 }
 
 impl Order {
@@ -49,6 +51,7 @@ impl Report {
         let bytes = match self {
             Report::Started(group) => encode(b'P', group),
             Report::Ended(status) => encode(b'X', status),
+            Report::Cut => encode(b'C', 0),
         };
         // Where nobody listens any more, nobody needs to know.
         let _ = to.write_all(&bytes).await;
@@ -57,6 +60,7 @@ impl Report {
     pub(super) async fn read(from: &mut (impl AsyncRead + Unpin)) -> Option<Self> {
         match read(from).await? {
             (b'P', group) => Some(Report::Started(group)),
+            (b'C', _) => Some(Report::Cut),
             (_, status) => Some(Report::Ended(status)),
         }
     }
@@ -90,6 +94,8 @@ mod tests {
         Report::Ended(143).write(&mut there).await;
         assert_eq!(Report::read(&mut here).await, Some(Report::Started(42)));
         assert_eq!(Report::read(&mut here).await, Some(Report::Ended(143)));
+        Report::Cut.write(&mut there).await;
+        assert_eq!(Report::read(&mut here).await, Some(Report::Cut));
         drop(there);
         assert_eq!(Report::read(&mut here).await, None);
     }

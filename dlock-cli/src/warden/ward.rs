@@ -32,6 +32,8 @@ pub(crate) enum News {
     Started(Pid),
     /// It ended with this exit status, and nobody of its group is left.
     Ended(u8),
+    /// It was ended because the lock was about to be lost, and nobody of its group is left.
+    Cut,
 }
 
 impl Ward {
@@ -97,6 +99,10 @@ impl Ward {
             Some(Report::Ended(status)) => {
                 self.warden.wait().await?;
                 Ok(News::Ended(u8::try_from(status).unwrap_or(u8::MAX)))
+            }
+            Some(Report::Cut) => {
+                self.warden.wait().await?;
+                Ok(News::Cut)
             }
             None => {
                 self.warden.wait().await?;

@@ -1,0 +1,193 @@
+//! `dlock run`: what it does when all goes well, or is asked to stop.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Place, SOON, brief, ended, judge, stderr};
+use dlock_fixtures::wait_until;
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_command_runs_with_its_status_its_output_and_its_input() {
+    let place = Place::local();
+    let mut child = place
+        .dlock(&["run", "k", "--", "sh", "-c", "cat; echo err >&2; echo $DLOCK_KEY $DLOCK_TOKEN $DLOCK_HOLDER; exit 7"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"from stdin\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(stderr(&output), "err\n");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (first, second) = text.trim_end().split_once('\n').unwrap();
+    let parts: Vec<_> = second.split(' ').collect();
+    assert_eq!((first, parts[0]), ("from stdin", "k"));
+    assert!(parts[1].parse::<u64>().unwrap() > 0 && parts[2].len() == 32);
+}
+
+#[test]
+fn the_status_of_what_a_signal_ended_or_could_not_start_is_the_shells() {
+    let place = Place::local();
+    for (command, code) in [("kill -TERM $$", 143), ("kill -KILL $$", 137), ("exit 0", 0)] {
+        assert_eq!(place.output(&["run", "k", "--", "sh", "-c", command]).status.code(), Some(code), "{command}");
+    }
+    let missing = place.output(&["run", "k", "--", "/no/such/program"]);
+    assert_eq!(missing.status.code(), Some(127), "{}", stderr(&missing));
+    assert_eq!(place.output(&["run", "k", "--", "/etc/passwd"]).status.code(), Some(126));
+    assert_eq!(place.output(&["run", "--try", "k", "--", "true"]).status.code(), Some(0), "the key is free again");
+}
+
+#[test]
+fn a_second_run_with_try_is_told_who_holds() {
+    for place in [Place::local(), Place::redis()] {
+        let first = place.start(&["run", "k", "--", "sh", "-c", "echo starts >> $J; read line"], "starts");
+        let mut first = first;
+        // Its standard input is empty, so `read` ends at once; hold it by another.
+        let _ = first.wait();
+        let mut holder = place
+            .dlock(&["run", "--label", "the nightly job", "k", "--", "sh", "-c", "echo holds >> $J; read line"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        place.until("holds", SOON);
+        let refused = place.output(&["run", "--try", "k", "--", "sh", "-c", "echo never >> $J"]);
+        assert_eq!(refused.status.code(), Some(75));
+        assert!(stderr(&refused).contains("the nightly job"), "{}", stderr(&refused));
+        let late = place.output(&["run", "--wait", "200ms", "k", "--", "true"]);
+        assert_eq!(late.status.code(), Some(75));
+        assert!(stderr(&late).contains("within 200ms"), "{}", stderr(&late));
+        holder.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert!(holder.wait().unwrap().success());
+        assert!(!place.journal().contains("never"));
+    }
+}
+
+#[test]
+fn one_that_waits_says_for_whom_and_follows() {
+    let place = Place::local();
+    let mut first = place
+        .dlock(&[
+            "run",
+            "--label",
+            "the first",
+            "k",
+            "--",
+            "sh",
+            "-c",
+            "echo first starts >> $J; read line; echo first ends >> $J",
+        ])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    place.until("first starts", SOON);
+    let second = place.dlock(&["run", "k", "--", "sh", "-c", &brief("second")]).stderr(Stdio::piped()).spawn().unwrap();
+    let third = place.dlock(&["run", "--shared", "other", "--", "sh", "-c", &brief("third")]).spawn().unwrap();
+    place.until("third ends", SOON);
+    assert!(!place.journal().contains("second"));
+    // It speaks after a second of silence.
+    let begun = Instant::now();
+    wait_until("a second has passed", SOON, || begun.elapsed() > Duration::from_millis(1_500));
+    first.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert!(first.wait().unwrap().success());
+    let (code, said) = ended(second, SOON);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("the first") && said.contains("1 waits"), "{said}");
+    judge(&place.journal(), "first", "second");
+    assert_eq!(ended(third, SOON).0, Some(0));
+}
+
+#[test]
+fn shared_runs_run_together_and_permits_up_to_their_number() {
+    let place = Place::redis();
+    for mode in [["--shared"].as_slice(), &["--permits", "2"]] {
+        let arguments = |rest: &[&'static str]| [&["run"], mode, rest].concat();
+        let waits = arguments(&["k", "--", "sh", "-c", "echo in >> $J; read line"]);
+        let start = || {
+            let waits: Vec<&str> = waits.clone();
+            place.dlock(&waits).stdin(Stdio::piped()).spawn().unwrap()
+        };
+        let before = place.journal().matches("in\n").count();
+        let running = [start(), start()];
+        wait_until("both are in", SOON, || place.journal().matches("in\n").count() == before + 2);
+        assert_eq!(
+            place.output(&["run", "--try", "k", "--", "true"]).status.code(),
+            Some(if mode.len() == 1 { 75 } else { 64 })
+        );
+        for mut run in running {
+            drop(run.stdin.take());
+            assert!(run.wait().is_ok());
+        }
+    }
+}
+
+#[test]
+fn signals_are_passed_on_to_the_command() {
+    let place = Place::local();
+    for (signal, name, code) in [(Signal::TERM, "TERM", 41), (Signal::INT, "INT", 42), (Signal::HUP, "HUP", 43)] {
+        let script = format!(
+            "trap 'echo got {name} >> $J; exit {code}' {name}; echo ready {name} >> $J; while :; do sleep 0.02; done"
+        );
+        let child = place.start(&["run", "k", "--", "bash", "-c", &script], &format!("ready {name}"));
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(ended(child, SOON).0, Some(code));
+        assert!(place.journal().contains(&format!("got {name}")));
+    }
+}
+
+#[test]
+fn a_signal_while_it_waits_ends_it_and_leaves_no_waiter() {
+    let place = Place::redis();
+    let mut holder = place
+        .dlock(&["run", "k", "--", "sh", "-c", "echo holds >> $J; read line"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    place.until("holds", SOON);
+    let waiter = place.dlock(&["run", "k", "--", "true"]).stderr(Stdio::piped()).spawn().unwrap();
+    place.until_waiting("k");
+    kill_process(Pid::from_child(&waiter), Signal::INT).unwrap();
+    assert_eq!(ended(waiter, SOON).0, Some(130));
+    let shown = place.output(&["show", "k", "--json"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("\"waiters\": []"));
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+}
+
+#[test]
+fn at_least_keeps_the_key_when_the_command_has_ended() {
+    let place = Place::local();
+    let begun = Instant::now();
+    let child = place.start(&["run", "--at-least", "1500ms", "k", "--", "sh", "-c", "echo done >> $J"], "done");
+    assert_eq!(place.output(&["run", "--try", "k", "--", "true"]).status.code(), Some(75));
+    assert_eq!(ended(child, SOON).0, Some(0));
+    assert!(begun.elapsed() >= Duration::from_millis(1_500));
+    assert_eq!(place.output(&["run", "--try", "k", "--", "true"]).status.code(), Some(0));
+}
+
+#[test]
+fn what_the_command_leaves_running_is_ended_before_the_key_is_free() {
+    let place = Place::local();
+    let leaves =
+        "echo first starts >> $J; sh -c 'while :; do echo first works >> $J; sleep 0.02; done' & sleep 0.1; exit 0";
+    assert_eq!(place.output(&["run", "k", "--", "sh", "-c", leaves]).status.code(), Some(0));
+    assert_eq!(place.output(&["run", "k", "--", "sh", "-c", &brief("second")]).status.code(), Some(0));
+    judge(&place.journal(), "first", "second");
+}
+
+#[test]
+fn max_hold_ends_the_command() {
+    let place = Place::local();
+    let child = place.start(
+        &["run", "--ttl", "3s", "--max-hold", "1500ms", "k", "--", "sh", "-c", &common::busy("first")],
+        "first works",
+    );
+    let (code, said) = ended(child, SOON);
+    assert_eq!(code, Some(76), "{said}");
+    assert!(said.contains("max_hold"), "{said}");
+}
