@@ -90,16 +90,13 @@ pub fn run_case(case: &Case, harness: &Arc<dyn Harness>) -> Outcome {
     } else {
         (None, Some(STORE.read().unwrap_or_else(PoisonError::into_inner)))
     };
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => return Outcome::Failed(format!("no runtime: {error}")),
-        };
-        let outcome = runtime.block_on(applied(case, harness));
-        runtime.shutdown_timeout(Duration::from_secs(5));
-        outcome
-    }));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Outcome::Failed(format!("no runtime: {error}")),
+    };
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(applied(case, harness))));
+    // What a failed case left running must not keep the suite.
+    runtime.shutdown_timeout(Duration::from_secs(5));
     outcome.unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<String>().cloned();
         Outcome::Failed(

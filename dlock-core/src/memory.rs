@@ -42,7 +42,7 @@ impl Memory {
         locked(&NAMED).entry(name.to_owned()).or_default().clone()
     }
 
-    /// How many keys have a record: those that are held or waited for, and those released within the last microsecond.
+    /// How many keys have a record: those that are held or waited for.
     pub fn len(&self) -> usize {
         locked(&self.0.store().shelf).records.len()
     }
@@ -148,6 +148,8 @@ pub struct Store {
 #[derive(Debug, Default)]
 struct Shelf {
     last_version: u64,
+    /// The largest last token of all removed records.
+    mark: u64,
     records: BTreeMap<LockKey, (u64, Vec<u8>)>,
 }
 
@@ -186,9 +188,12 @@ impl Store {
         }
     }
 
-    fn snapshot(&self, found: Option<&(u64, Vec<u8>)>) -> Result<Snapshot<u64>> {
-        let record = found.map(|(_, bytes)| Record::decode(bytes)).transpose()?;
-        Ok(Snapshot::new(record, found.map(|(version, _)| *version), Some(self.take())))
+    fn snapshot(&self, shelf: &Shelf, key: &LockKey) -> Result<Snapshot<u64>> {
+        let (version, record) = match shelf.records.get(key) {
+            Some((version, bytes)) => (Some(*version), Record::decode(bytes)?),
+            None => (None, Record::removed(shelf.mark)),
+        };
+        Ok(Snapshot::new(Some(record), version, Some(self.take())))
     }
 }
 
@@ -213,20 +218,20 @@ impl RecordStore for Store {
     }
 
     async fn read(&self, key: &LockKey) -> Result<Snapshot<u64>> {
-        let shelf = locked(&self.shelf);
-        self.snapshot(shelf.records.get(key))
+        self.snapshot(&locked(&self.shelf), key)
     }
 
     async fn swap(&self, key: &LockKey, change: Change<'_, u64>) -> Result<Swap<u64>> {
         let mut shelf = locked(&self.shelf);
-        let present = shelf.records.get(key);
-        if present.map(|(version, _)| version) != change.expected {
-            return Ok(Swap::Conflict(Some(self.snapshot(present)?)));
+        let present = self.snapshot(&shelf, key)?;
+        let is_new = present.version.is_none() && change.next.last_token <= shelf.mark && !change.next.is_idle();
+        if present.version.as_ref() != change.expected || is_new {
+            return Ok(Swap::Conflict(Some(present)));
         }
-        let before = self.snapshot(present)?.record;
         let reading = self.take();
-        let version = if change.next.may_be_removed(&reading) {
+        let version = if change.next.is_idle() {
             shelf.records.remove(key);
+            shelf.mark = shelf.mark.max(change.next.last_token);
             None
         } else {
             shelf.last_version += 1;
@@ -235,7 +240,7 @@ impl RecordStore for Store {
             Some(version)
         };
         drop(shelf);
-        self.wakes.changed(key, before.as_ref(), change.next);
+        self.wakes.changed(key, present.record.as_ref(), change.next);
         Ok(Swap::Done { version, reading: Some(reading) })
     }
 

@@ -44,6 +44,20 @@ impl Request {
         }
     }
 
+    /// The same acquisition of another key: for a backend that wraps another.
+    #[must_use]
+    pub fn with_key(mut self, key: LockKey) -> Self {
+        self.key = key;
+        self
+    }
+
+    /// The same acquisition, deaf to its cancel.
+    #[must_use]
+    pub fn without_cancel(mut self) -> Self {
+        self.cancel = Cancel::new();
+        self
+    }
+
     /// With a label: who that is, for people.
     #[must_use]
     pub fn with_label(mut self, label: &str) -> Self {

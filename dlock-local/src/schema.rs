@@ -40,7 +40,9 @@ fn prepare(connection: &mut Connection, path: &Path, full_sync: bool) -> Result<
             .execute_batch(&format!(
                 "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};
                  CREATE TABLE locks (key TEXT PRIMARY KEY, version INTEGER NOT NULL, record TEXT NOT NULL)
-                 STRICT, WITHOUT ROWID;"
+                 STRICT, WITHOUT ROWID;
+                 CREATE TABLE removed (last_token INTEGER NOT NULL) STRICT;
+                 INSERT INTO removed VALUES (0);"
             ))
             .map_err(from_sqlite)?;
     } else if application != APPLICATION_ID {

@@ -167,10 +167,11 @@ impl Shared {
         self.alive.life_of(entry.origin.as_deref()) == Life::Dead
     }
 
-    fn snapshot(&self, found: Option<(i64, String)>) -> Result<Snapshot<i64>> {
+    fn snapshot(&self, found: Option<(i64, String)>, mark: u64) -> Result<Snapshot<i64>> {
         let version = found.as_ref().map(|(version, _)| *version);
         let record = found.map(|(_, text)| Record::decode(text.as_bytes())).transpose()?;
-        let mut snapshot = Snapshot::new(record, version, Some(self.reading()));
+        let record = record.unwrap_or_else(|| Record::removed(mark));
+        let mut snapshot = Snapshot::new(Some(record), version, Some(self.reading()));
         for entry in snapshot.record.iter().flat_map(entries) {
             match self.alive.life_of(entry.origin.as_deref()) {
                 Life::Counts => {}
@@ -194,11 +195,25 @@ fn row(connection: &Connection, key: &LockKey) -> Result<Option<(i64, String)>> 
         .map_err(from_sqlite)
 }
 
-fn write(transaction: &Transaction<'_>, key: &LockKey, next: &Record, reading: &StoreReading) -> Result<Option<i64>> {
-    if next.may_be_removed(reading) {
+/// The largest last token of all removed rows.
+fn mark(connection: &Connection) -> Result<u64> {
+    let mark: i64 = connection
+        .prepare_cached("SELECT last_token FROM removed")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+        .map_err(from_sqlite)?;
+    Ok(u64::try_from(mark).unwrap_or_default())
+}
+
+fn write(transaction: &Transaction<'_>, key: &LockKey, next: &Record) -> Result<Option<i64>> {
+    if next.is_idle() {
         transaction
             .prepare_cached("DELETE FROM locks WHERE key = ?1")
             .and_then(|mut statement| statement.execute([key.as_str()]))
+            .map_err(from_sqlite)?;
+        let last = i64::try_from(next.last_token).unwrap_or(i64::MAX);
+        transaction
+            .prepare_cached("UPDATE removed SET last_token = max(last_token, ?1)")
+            .and_then(|mut statement| statement.execute([last]))
             .map_err(from_sqlite)?;
         return Ok(None);
     }
@@ -239,7 +254,9 @@ impl RecordStore for LocalStore {
 
     async fn read(&self, key: &LockKey) -> Result<Snapshot<i64>> {
         let key = key.clone();
-        let read = move |shared: &Shared, connection: &mut Connection| shared.snapshot(row(connection, &key)?);
+        let read = move |shared: &Shared, connection: &mut Connection| {
+            shared.snapshot(row(connection, &key)?, mark(connection)?)
+        };
         self.blocking(self.read_give_up(), read).await
     }
 
@@ -248,13 +265,14 @@ impl RecordStore for LocalStore {
         let swap = move |shared: &Shared, connection: &mut Connection| {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(from_sqlite)?;
-            let present = row(&transaction, &key)?;
-            if present.as_ref().map(|(version, _)| *version) != expected {
-                return Ok(Swap::Conflict(Some(shared.snapshot(present)?)));
+            let (present, mark) = (row(&transaction, &key)?, mark(&transaction)?);
+            let is_other = present.as_ref().map(|(version, _)| *version) != expected;
+            if is_other || (present.is_none() && next.last_token <= mark && !next.is_idle()) {
+                return Ok(Swap::Conflict(Some(shared.snapshot(present, mark)?)));
             }
             let before = present.map(|(_, text)| Record::decode(text.as_bytes())).transpose()?;
             let reading = shared.reading();
-            let version = write(&transaction, &key, &next, &reading)?;
+            let version = write(&transaction, &key, &next)?;
             transaction.commit().map_err(from_sqlite)?;
             shared.wakes.changed(&key, before.as_ref(), &next);
             Ok(Swap::Done { version, reading: Some(reading) })
@@ -302,7 +320,7 @@ impl RecordStore for LocalStore {
                         let (key, version, text) = row.map_err(from_sqlite)?;
                         let key = LockKey::new(key)?;
                         // One row that can't be read hides no other.
-                        let snapshot = shared.snapshot(Some((version, text)));
+                        let snapshot = shared.snapshot(Some((version, text)), 0);
                         Ok(snapshot.map_err(|error| error.during("list", Some(&key))).map(|snapshot| (key, snapshot)))
                     })
                     .collect::<Result<Vec<_>>>()

@@ -1,7 +1,7 @@
 //! F1 to F10: tokens grow.
 
 use crate::case::declare;
-use crate::env::{PATIENCE, grab, queued, release, renew, wait_for, within};
+use crate::env::{PATIENCE, find_held, grab, queued, release, renew, wait_for, within};
 use crate::{Env, Fault, Need};
 use dlock_core::fence::Gate;
 use dlock_core::{FencingToken, LockBackend, Mode};
@@ -96,15 +96,22 @@ async fn f5_tokens_grow_over_modes(env: Env) {
 }
 
 async fn f6_tokens_grow_over_a_purge(env: Env) {
-    let client = env.client().await;
+    let (one, two) = (env.client().await, env.client().await);
     let mut last = FencingToken(0);
     for _ in 0..3 {
-        let token = next_token(&client, &env).await;
+        let token = next_token(&one, &env).await;
         assert!(token > last, "{token} after {last}");
-        last = token;
         env.harness.purge(&env.key("a")).await.expect("a purge");
+        // What the first client remembers of the lock is no more: it must not overwrite what came since.
+        let lease = grab(&two, &env.long("a")).await;
+        assert!(lease.token() > token, "{} after {token}", lease.token());
+        for _ in 0..4 {
+            renew(&two, &lease).await.expect("a renewal");
+            find_held(&one, &env.long("a")).await;
+        }
+        last = lease.token();
+        release(&two, &lease).await;
     }
-    assert!(next_token(&env.client().await, &env).await > last);
 }
 
 async fn f7_tokens_grow_over_the_loss_of_all_data(env: Env) {

@@ -1,6 +1,6 @@
 //! [`Record`]: the document of one lock.
 
-use super::{StoreReading, StoreTime};
+use super::StoreTime;
 use crate::{Error, ErrorKind, HolderId, Mode};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -121,9 +121,9 @@ impl Record {
         self.holders.is_empty() && self.queue.is_empty()
     }
 
-    /// Whether the record can be removed without a token of the key ever going back: it is idle, and the store's clock
-    /// alone would give a larger token than the last (rule F1).
-    pub fn may_be_removed(&self, now: &StoreReading) -> bool {
-        self.is_idle() && now.unix_micros > self.last_token
+    /// What stands for a key whose record was removed, or never was: `mark` is the largest last token of all records that
+    /// the store has removed, so that none is given a second time.
+    pub fn removed(mark: u64) -> Self {
+        Self { last_token: mark, ..Self::default() }
     }
 }

@@ -24,6 +24,9 @@ pub(super) struct Engine<S: RecordStore> {
 /// How many keys' last versions are remembered, and how many watched entries.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
+/// The longest pause after a conflict: one swap of each client in a crowd fits in.
+const LONGEST_YIELD: Duration = Duration::from_millis(100);
+
 #[derive(Clone, Debug)]
 struct Known<V> {
     record: Option<Record>,
@@ -120,7 +123,7 @@ impl<S: RecordStore> Engine<S> {
             let refused = match self.store.swap(key, change).await {
                 Ok(Swap::Done { version, reading }) => {
                     self.observe(reading.as_ref());
-                    let record = version.is_some().then(|| next.clone());
+                    let record = Some(next.clone());
                     let (departed, doubted) = (now.departed, now.doubted);
                     let remembered = Known { record, version: version.clone(), departed, doubted, fresh: false };
                     locked(&self.known).put(key.clone(), remembered);
@@ -138,7 +141,7 @@ impl<S: RecordStore> Engine<S> {
                 known = Some(Known::of(present));
             }
             if plan.yields && now.fresh {
-                self.clock.sleep(pauses.next().unwrap_or_default()).await;
+                self.clock.sleep(pauses.next().unwrap_or_default().min(LONGEST_YIELD)).await;
                 // What the conflict brought along is old now.
                 known = None;
             }

@@ -55,9 +55,11 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
 
     /// Writes `change.next` if the key's version is still `change.expected` (`None`: the key has no record).
     ///
-    /// A store whose requests can't arrive late (memory, a local file) may remove an idle record instead of writing it
-    /// once [`Record::may_be_removed`] says so, and answers with `version: None`. All others keep it: a create that is
-    /// still under way would otherwise succeed later (rule R3).
+    /// A store whose requests can't arrive late (memory, a local file) may remove an idle record instead of writing it, and
+    /// answers with `version: None`. It then keeps the largest last token of all that it removed, refuses to create a
+    /// record whose last token is not larger, and reads a missing one as [`Record::removed`]: else a client that was
+    /// stopped between reading and writing would give a token a second time (rule E2 for "no record"). All other stores
+    /// keep idle records: a create that is still under way would otherwise succeed later (rule R3).
     ///
     /// # Cancel safety
     /// Not cancel-safe: core never drops it.
@@ -85,7 +87,8 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
     /// All records whose key begins with `prefix`.
     fn scan(&self, prefix: &str) -> BoxStream<'static, Result<(LockKey, Snapshot<Self::Version>)>>;
 
-    /// Removes an idle record of this version. Called only when [`Record::may_be_removed`]. `false` if it has changed.
+    /// Removes an idle record of this version, which nobody has changed for longer than any request takes, and whose last
+    /// token the store's clock has passed (rule F1). `false` if it has changed.
     ///
     /// # Cancel safety
     /// Not cancel-safe: core never drops it.
@@ -139,7 +142,7 @@ pub enum Swap<V> {
 /// A record as the store had it at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot<V> {
-    /// The record; `None` if there is none.
+    /// The record; `None`, or [`Record::removed`], if there is none.
     pub record: Option<Record>,
     /// Its version; `None` if there is no record.
     pub version: Option<V>,

@@ -1,0 +1,109 @@
+//! Flaws of a lease.
+
+use super::Flaw;
+use async_trait::async_trait;
+use dlock_core::{
+    Attempt, Deadline, FencingToken, HolderId, Lease, LockBackend, Moment, Release, Request, Result, valid_until,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A lease with a flaw.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) inner: Arc<dyn Lease>,
+    pub(super) flaw: Option<Flaw>,
+    pub(super) store: Arc<dyn LockBackend>,
+    /// As it went to the store.
+    pub(super) request: Request,
+    pub(super) token: AtomicU64,
+    pub(super) ttl: Duration,
+    pub(super) deadline: Deadline,
+    pub(super) released: AtomicBool,
+}
+
+impl Broken {
+    fn has(&self, flaw: Flaw) -> bool {
+        self.flaw == Some(flaw)
+    }
+
+    /// Takes the lock from whoever has it.
+    async fn oust(&self) -> Result<()> {
+        for holder in self.store.inspect(self.request.key()).await?.holders {
+            self.store.break_lock(self.request.key(), &holder.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_again(&self) -> Result<bool> {
+        Ok(matches!(self.store.try_acquire(&self.request).await?, Attempt::Acquired(_)))
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Lease for Broken {
+    fn holder(&self) -> HolderId {
+        self.inner.holder()
+    }
+
+    fn token(&self) -> FencingToken {
+        FencingToken(self.token.load(Ordering::SeqCst))
+    }
+
+    fn fence_floor(&self) -> Option<FencingToken> {
+        if self.has(Flaw::FloorIsOwnToken) { Some(self.token()) } else { self.inner.fence_floor() }
+    }
+
+    fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
+    async fn renew(&self, give_up: Moment) -> Result<()> {
+        let renewed = self.inner.renew(give_up).await;
+        if self.has(Flaw::TokenRenewed) {
+            self.token.fetch_add(1, Ordering::SeqCst);
+        }
+        let Err(lost) = renewed else { return Ok(()) };
+        let late = self.store.clock().now() >= self.deadline.at();
+        let again = match self.flaw {
+            Some(Flaw::RenewRevives) => self.released.load(Ordering::SeqCst) && self.take_again().await?,
+            Some(Flaw::RenewTakesOver) => {
+                self.oust().await?;
+                self.take_again().await?
+            }
+            Some(Flaw::LateRenewRevives) => late && self.take_again().await?,
+            _ => false,
+        };
+        if again { Ok(()) } else { Err(lost) }
+    }
+
+    async fn release(&self, give_up: Moment) -> Result<Release> {
+        if self.has(Flaw::ReleaseForgotten) {
+            return Ok(Release::Released);
+        }
+        let again = self.released.swap(true, Ordering::SeqCst);
+        let released = self.inner.release(give_up).await?;
+        let ousts = (self.has(Flaw::SecondReleaseOfAnother) && again)
+            || (self.has(Flaw::ReleaseOfAnother) && released == Release::AlreadyLost);
+        if ousts {
+            self.oust().await?;
+            return Ok(Release::Released);
+        }
+        Ok(released)
+    }
+}
+
+/// The deadline that a lease claims.
+pub(super) fn deadline(flaw: Option<Flaw>, inner: &Arc<dyn Lease>, replied: Moment, ttl: Duration) -> Deadline {
+    match flaw {
+        Some(Flaw::ValidFromReply | Flaw::LongTtl | Flaw::ShortTtl) => Deadline::new(valid_until(replied, ttl)),
+        Some(Flaw::HandOverBelievedLonger) => Deadline::new(valid_until(replied, 2 * ttl)),
+        _ => inner.deadline().clone(),
+    }
+}

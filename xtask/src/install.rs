@@ -1,0 +1,60 @@
+//! What the tests need beside Rust.
+
+use crate::shell::{Done, root, run};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A program and the Debian package that has it.
+const PROGRAMS: &[(&str, &[&str], &str)] = &[
+    ("redis-server", &["--version"], "redis-server"),
+    ("redis-cli", &["--version"], "redis-tools"),
+    ("python3", &["-c", "import venv, ensurepip"], "python3-venv"),
+    ("setsid", &["--version"], "util-linux"),
+];
+
+/// Installs what is missing, or says how.
+pub(crate) fn install() -> Done {
+    let is_there = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let missing: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|(program, arguments, _)| !is_there(program, arguments))
+        .map(|(_, _, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let by_hand = format!("install what is missing: apt-get install -y {}", missing.join(" "));
+    let apt = |arguments: &[&str]| {
+        let is_root = rustix::process::getuid().is_root();
+        let mut command = if is_root { Command::new("apt-get") } else { Command::new("sudo") };
+        if !is_root {
+            command.args(["-n", "apt-get"]);
+        }
+        run(command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    if !is_there("apt-get", &["--version"]) {
+        return Err(by_hand);
+    }
+    let packages: Vec<_> = ["install", "-y", "--no-install-recommends"].iter().chain(&missing).copied().collect();
+    apt(&["update"]).and_then(|()| apt(&packages)).map_err(|why| format!("{why}; {by_hand}"))
+}
+
+/// The Python with the clients of other projects, made if it is missing.
+pub(crate) fn python() -> Done<String> {
+    let folder = root().join("target/python");
+    let python = folder.join("bin/python");
+    let has_clients = |python: &Path| {
+        let mut command = Command::new(python);
+        command.args(["-c", "import redis"]).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if !has_clients(&python) {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "redis==6.4.0"]))?;
+    }
+    Ok(python.display().to_string())
+}
