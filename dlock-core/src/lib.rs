@@ -55,3 +55,7 @@ pub use url::{Host, StoreUrl};
 
 /// The future of a named operation, boxed.
 pub(crate) type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/BACKENDS.md")]
+struct Backends;
