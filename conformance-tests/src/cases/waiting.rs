@@ -16,7 +16,7 @@ declare! {
     w4_waiters_are_granted_in_order_of_arrival [Need::Fifo, Need::Waiters];
     w5_a_cancelled_waiter_delays_nobody [];
     w6_a_crashed_waiter_delays_nobody_by_more_than_a_ttl [Need::Crash];
-    w7_a_hundred_waiters_are_all_served [];
+    w7_a_hundred_waiters_are_all_served alone yes [];
     w8_a_waiter_whose_session_ended_is_not_told_that_it_holds [Need::Session, Need::Can(Fault::EndSession)];
     w9_requests_per_hand_over_do_not_grow_with_the_waiters alone yes [Need::Event, Need::Can(Fault::Requests)];
     w10_no_permit_stays_unused_while_one_waits [Need::Permits];

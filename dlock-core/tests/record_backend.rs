@@ -1,0 +1,186 @@
+//! [`RecordBackend`] on a store whose requests a test counts, loses and delays.
+#![allow(clippy::unwrap_used)]
+
+use async_trait::async_trait;
+use dlock_core::memory::{Memory, Store};
+use dlock_core::record::{Change, Record, RecordBackend, RecordStore, Snapshot, StoreReading, Swap};
+use dlock_core::{
+    Attempt, Capabilities, Clock, Effect, Error, ErrorKind, HolderId, Lease, LockBackend, LockKey, Release, Request,
+    Result, Ttl,
+};
+use futures_core::stream::BoxStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// The memory's records, with requests that can be counted and lost.
+#[derive(Clone, Debug)]
+struct Watched {
+    inner: Store,
+    reads: Arc<AtomicUsize>,
+    swaps: Arc<AtomicUsize>,
+    /// The replies of so many swaps are lost, although they are carried out.
+    lose: Arc<AtomicUsize>,
+}
+
+impl Watched {
+    fn new(memory: &Memory) -> Self {
+        Self { inner: memory.store(), reads: Arc::default(), swaps: Arc::default(), lose: Arc::default() }
+    }
+
+    fn requests(&self) -> (usize, usize) {
+        (self.reads.load(Ordering::SeqCst), self.swaps.load(Ordering::SeqCst))
+    }
+}
+
+#[async_trait]
+impl RecordStore for Watched {
+    type Version = u64;
+
+    fn name(&self) -> &'static str {
+        "watched"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn clock(&self) -> Clock {
+        self.inner.clock()
+    }
+
+    fn reading(&self) -> Option<StoreReading> {
+        self.inner.reading()
+    }
+
+    async fn read(&self, key: &LockKey) -> Result<Snapshot<u64>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.inner.read(key).await
+    }
+
+    async fn swap(&self, key: &LockKey, change: Change<'_, u64>) -> Result<Swap<u64>> {
+        self.swaps.fetch_add(1, Ordering::SeqCst);
+        let done = self.inner.swap(key, change).await?;
+        let lost = self.lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if lost.is_ok() {
+            return Err(Error::new(ErrorKind::Unavailable, "the reply was lost").with_effect(Effect::Unknown));
+        }
+        Ok(done)
+    }
+
+    async fn changed(&self, key: &LockKey, waiter: &HolderId, since: Option<&u64>, at_most: Duration) -> Result<()> {
+        self.inner.changed(key, waiter, since, at_most).await
+    }
+
+    fn scan(&self, prefix: &str) -> BoxStream<'static, Result<(LockKey, Snapshot<u64>)>> {
+        self.inner.scan(prefix)
+    }
+
+    async fn purge(&self, key: &LockKey, expected: &u64) -> Result<bool> {
+        self.inner.purge(key, expected).await
+    }
+}
+
+fn request() -> Request {
+    Request::new(LockKey::new("a").unwrap()).with_ttl(Ttl::new(Duration::from_secs(10)).unwrap())
+}
+
+async fn grab(backend: &dyn LockBackend, request: &Request) -> Arc<dyn Lease> {
+    match backend.try_acquire(request).await.unwrap() {
+        Attempt::Acquired(lease) => lease,
+        Attempt::Held(info) => panic!("held: {info:?}"),
+    }
+}
+
+#[tokio::test]
+async fn acquire_renew_and_release_are_one_swap_each() {
+    let store = Watched::new(&Memory::new());
+    let backend = RecordBackend::new(store.clone());
+    for _ in 0..3 {
+        let before = store.requests();
+        let lease = grab(&backend, &request()).await;
+        let soon = backend.clock().now() + Duration::from_secs(1);
+        lease.renew(soon).await.unwrap();
+        assert_eq!(lease.release(soon).await.unwrap(), Release::Released);
+        assert_eq!(store.requests(), (before.0, before.1 + 3));
+    }
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_made_good_by_asking_again_or_taking_back() {
+    let memory = Memory::new();
+    let store = Watched::new(&memory);
+    let backend = RecordBackend::new(store.clone());
+    let soon = backend.clock().now() + Duration::from_secs(1);
+
+    let again = request();
+    store.lose.store(1, Ordering::SeqCst);
+    assert_eq!(backend.try_acquire(&again).await.unwrap_err().effect(), Effect::Unknown);
+    let lease = grab(&backend, &again).await;
+    assert_eq!(memory.inspect(again.key()).await.unwrap().holders[0].token, Some(lease.token()));
+
+    // A release whose reply was lost has released.
+    store.lose.store(1, Ordering::SeqCst);
+    assert!(lease.release(soon).await.is_err());
+    assert_eq!(lease.release(soon).await.unwrap(), Release::Released);
+
+    let taken_back = request();
+    store.lose.store(1, Ordering::SeqCst);
+    assert!(backend.try_acquire(&taken_back).await.is_err());
+    backend.withdraw(&taken_back).await.unwrap();
+    assert!(memory.is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_was_stopped_before_writing_gives_no_token_twice() {
+    let memory = Memory::new();
+    let store = memory.store();
+    let key = request().key().clone();
+    // It read that there is no record, and decided on a token; and was stopped.
+    let mut stale = Record::default();
+    let now = store.reading().unwrap();
+    let holder = {
+        let lease = grab(&memory, &request()).await;
+        lease.release(memory.clock().now() + Duration::from_secs(1)).await.unwrap();
+        lease.token()
+    };
+    stale.last_token = now.unix_micros;
+    stale.holders.push(dlock_core::record::Holder {
+        entry: dlock_core::record::Entry {
+            id: HolderId::random(),
+            mode: dlock_core::Mode::Exclusive,
+            ttl_ms: 10_000,
+            label: String::new(),
+            since: 0,
+            origin: None,
+        },
+        token: now.unix_micros,
+        floor: now.unix_micros,
+        expires: now.at + Duration::from_secs(10),
+    });
+    assert!(now.unix_micros < holder.0);
+    let change = Change { expected: None, next: &stale, granted: &[], give_up: memory.clock().now() };
+    assert!(matches!(store.swap(&key, change).await.unwrap(), Swap::Conflict(Some(_))));
+    assert!(grab(&memory, &request()).await.token() > holder);
+}
+
+#[tokio::test]
+async fn a_hand_over_wakes_the_next_waiter_alone() {
+    let memory = Memory::new();
+    let holder = grab(&memory, &request()).await;
+    let stores: Vec<_> = (0..3).map(|_| Watched::new(&memory)).collect();
+    let mut waiters = Vec::new();
+    for (turn, store) in stores.iter().enumerate() {
+        let backend = RecordBackend::new(store.clone());
+        waiters.push(tokio::spawn(async move { backend.acquire(&request()).await.unwrap() }));
+        while memory.inspect(request().key()).await.unwrap().waiters.unwrap().len() <= turn {
+            tokio::task::yield_now().await;
+        }
+    }
+    let before: Vec<_> = stores.iter().map(Watched::requests).collect();
+    holder.release(memory.clock().now() + Duration::from_secs(1)).await.unwrap();
+    assert!(matches!(waiters.remove(0).await.unwrap(), Attempt::Acquired(_)));
+    let after: Vec<_> = stores.iter().map(Watched::requests).collect();
+    assert_ne!(before[0], after[0]);
+    assert_eq!(before[1..], after[1..], "others stirred");
+}

@@ -1,0 +1,103 @@
+//! What is cancelled, and what breaks, leaves nothing in the server.
+#![allow(clippy::unwrap_used)]
+
+use dlock_core::{Clock, ErrorKind, Locks, LostCause};
+use dlock_fixtures::RedisServer;
+use dlock_redis::RedisBackend;
+use redis::Commands;
+use std::sync::Arc;
+use std::time::Duration;
+
+async fn client(server: &RedisServer) -> Locks {
+    let backend = RedisBackend::connect(&server.url().parse().unwrap()).await.unwrap();
+    Locks::builder(Arc::new(backend)).op_timeout(Duration::from_secs(2)).build().unwrap()
+}
+
+fn keys(server: &RedisServer) -> Vec<String> {
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    raw.keys("*").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_cancelled_acquires_leave_the_key_free_and_no_keys() {
+    let server = RedisServer::start();
+    let (one, two) = (client(&server).await, client(&server).await);
+    let clock = Clock::system();
+    let (mut cut, mut longest) = (0, Duration::ZERO);
+    for round in 0..1_000_u64 {
+        let holder = if round % 2 == 0 { two.lock("k").try_acquire().await.unwrap() } else { None };
+        let moment = clock.now() + Duration::from_micros(rand::random_range(0..900));
+        let acquired = clock.timeout_at(moment, one.lock("k").acquire()).await;
+        cut += usize::from(acquired.is_none());
+        drop(acquired);
+        drop(holder);
+        let begun = clock.now();
+        let guard = two.lock("k").wait_at_most(Duration::from_secs(5)).acquire().await.expect("the key is free");
+        longest = longest.max(clock.now().since(begun));
+        guard.release().await.unwrap();
+    }
+    println!("{cut} of 1000 were cut off; the key was free again after {longest:?} at the most");
+    assert!(cut > 300, "only {cut} were cut off");
+    assert!(longest < Duration::from_millis(250), "{longest:?}");
+    // The fence goes by itself, five seconds after its last use.
+    let end = clock.now() + Duration::from_secs(15);
+    while !keys(&server).is_empty() {
+        assert!(clock.now() < end, "left: {:?}", keys(&server));
+        clock.sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_forgets_a_lock_is_found_out_at_the_next_renewal() {
+    let server = RedisServer::start();
+    let locks = client(&server).await;
+    let guard = locks.lock("k").ttl(Duration::from_millis(600)).acquire().await.unwrap();
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let () = redis::cmd("FLUSHALL").query(&mut raw).unwrap();
+    assert_eq!(guard.lost().await, LostCause::Revoked);
+    assert_eq!(raw.exists::<_, usize>("k").unwrap(), 0, "a renewal made the lock anew");
+    assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::LeaseLost);
+}
+
+#[tokio::test]
+async fn waiters_and_holders_go_on_after_a_restart() {
+    let mut server = RedisServer::start_with(&dlock_fixtures::RedisOptions { persistent: true, ..Default::default() });
+    let (one, two) = (client(&server).await, client(&server).await);
+    let guard = one.lock("k").acquire().await.unwrap();
+    let waiting = tokio::spawn(two.lock("k").acquire());
+    while one.inspect("k").await.unwrap().waiters.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let server = tokio::task::spawn_blocking(move || {
+        server.restart();
+        server
+    })
+    .await
+    .unwrap();
+    assert!(guard.is_valid());
+    guard.release().await.unwrap();
+    let next = tokio::time::timeout(Duration::from_secs(15), waiting).await.unwrap().unwrap().unwrap();
+    next.release().await.unwrap();
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_unavailable_in_time_and_the_loss_is_told() {
+    let server = RedisServer::start();
+    let backend = RedisBackend::connect(&server.url().parse().unwrap()).await.unwrap();
+    let locks = Locks::builder(Arc::new(backend)).op_timeout(Duration::from_millis(300)).build().unwrap();
+    let guard = locks.lock("k").ttl(Duration::from_secs(1)).acquire().await.unwrap();
+    server.pause();
+    let clock = Clock::system();
+    let begun = clock.now();
+    let error = locks.lock("other").try_acquire().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    let took = clock.now().since(begun);
+    assert!(took < Duration::from_millis(800), "{took:?}");
+    let until = guard.valid_until();
+    assert_eq!(guard.lost().await, LostCause::Expired);
+    assert!(clock.now().since(until) < Duration::from_millis(50), "told {:?} late", clock.now().since(until));
+    server.resume();
+    let again = tokio::time::timeout(Duration::from_secs(15), locks.lock("k").acquire()).await.unwrap();
+    again.unwrap().release().await.unwrap();
+}
