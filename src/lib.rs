@@ -59,3 +59,7 @@ pub fn registry() -> Registry {
     let registry = registry.with_missing(&["redis"], "redis");
     registry
 }
+
+#[cfg(all(doctest, feature = "redis"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -102,7 +102,7 @@ pub(crate) struct RunArgs {
     /// From SIGTERM to SIGKILL when the lock is about to be lost; at most a third of the TTL (default 5s, or that)
     #[arg(long, value_parser = duration, value_name = "5s")]
     pub(crate) grace: Option<Duration>,
-    /// Who this is, for people who look at the lock (default: host, pid and command)
+    /// Who this is, for people who look at the lock (default: host, pid and program)
     #[arg(long)]
     pub(crate) label: Option<String>,
     /// The lock

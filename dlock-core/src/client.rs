@@ -5,8 +5,8 @@ use crate::guard::{Held, LockGuard};
 use crate::keeper::Keeper;
 use crate::observe::Observer;
 use crate::{
-    Attempt, Cancel, Capabilities, Clock, Effect, Error, ErrorKind, Lease, LockBackend, LockInfo, LockKey, Moment,
-    Release, Request, Result,
+    Attempt, Cancel, Capabilities, Clock, Error, ErrorKind, Lease, LockBackend, LockInfo, LockKey, Moment, Release,
+    Request, Result,
 };
 use futures_core::stream::BoxStream;
 use futures_util::StreamExt;
@@ -195,8 +195,13 @@ impl Client {
     /// One attempt to acquire, repeated under the same id until it is answered.
     pub(crate) async fn attempt(self: &Arc<Self>, request: &Request) -> Result<Attempt> {
         let until = self.clock.now() + request.op_timeout();
-        let answer = self.persist(until, || self.backend.try_acquire(request)).await;
-        if answer.as_ref().is_err_and(|error| error.effect() == Effect::Unknown) {
+        let answer = self
+            .persist(until, || async {
+                let answer = self.backend.try_acquire(request).await;
+                answer.inspect_err(|error| request.doubt(error))
+            })
+            .await;
+        if request.is_in_doubt() && !matches!(answer, Ok(Attempt::Acquired(_))) {
             self.withdraw(request);
         }
         answer
@@ -213,9 +218,15 @@ impl Client {
                 Ok(Attempt::Held(_)) if !request.cancel().is_fired() => {
                     return Err(Error::new(ErrorKind::Unexpected, "the backend stopped waiting without being told to"));
                 }
-                Ok(attempt) => return Ok(attempt),
+                Ok(attempt) => {
+                    if request.is_in_doubt() && matches!(attempt, Attempt::Held(_)) {
+                        self.withdraw(request);
+                    }
+                    return Ok(attempt);
+                }
                 Err(error) => error,
             };
+            request.doubt(&error);
             let now = self.clock.now();
             if request.answers() > answers {
                 failing = None;
@@ -228,7 +239,7 @@ impl Client {
             };
             let again = now + failing.pauses.next().unwrap_or_default();
             if !error.is_retryable() || again >= until || request.cancel().is_fired() {
-                if error.effect() == Effect::Unknown || request.was_queued() {
+                if request.is_in_doubt() || request.was_queued() {
                     self.withdraw(request);
                 }
                 return Err(error);
@@ -244,8 +255,7 @@ impl Client {
     /// Makes a guard of a lease. `None`, and the lease is released, if it had run out before its grant was seen.
     pub(crate) fn hold(self: &Arc<Self>, lease: Arc<dyn Lease>, request: &Request, terms: &Terms) -> Option<LockGuard> {
         let now = self.clock.now();
-        let held =
-            Held::new(self.clone(), lease, self.keeper.next_id(), request.key().clone(), terms.margin, terms.max_hold);
+        let held = Held::new(self.clone(), lease, self.keeper.next_id(), request.clone(), terms);
         self.observer.acquired(now.since(terms.asked));
         self.keeper.keep(held.clone(), now);
         let guard = LockGuard::new(held);

@@ -1,12 +1,13 @@
 //! [`LockGuard`] and [`Held`]: a lock that is held.
 
-use crate::client::Client;
+use crate::client::{Client, Terms};
 use crate::in_place::{InPlace, named_future};
-use crate::{Error, FencingToken, HolderId, Lease, LockKey, LostCause, Moment, Release, Result};
+use crate::{Error, FencingToken, HolderId, Lease, LockKey, LostCause, Moment, Release, Request, Result};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// A held lock. It is renewed by itself until it is released or dropped.
@@ -92,7 +93,7 @@ pub(crate) struct Inner {
     pub(crate) client: Arc<Client>,
     pub(crate) lease: Arc<dyn Lease>,
     pub(crate) id: u64,
-    key: LockKey,
+    request: Request,
     margin: Duration,
     since: Moment,
     hold_until: Moment,
@@ -100,22 +101,16 @@ pub(crate) struct Inner {
 }
 
 impl Held {
-    pub(crate) fn new(
-        client: Arc<Client>,
-        lease: Arc<dyn Lease>,
-        id: u64,
-        key: LockKey,
-        margin: Duration,
-        max_hold: Option<Duration>,
-    ) -> Self {
+    pub(crate) fn new(client: Arc<Client>, lease: Arc<dyn Lease>, id: u64, request: Request, terms: &Terms) -> Self {
         let since = client.clock().now();
-        let hold_until = max_hold.map_or(Moment::MAX, |most| since + most);
-        Self(Arc::new(Inner { client, lease, id, key, margin, since, hold_until, lost: watch::Sender::new(None) }))
+        let hold_until = terms.max_hold.map_or(Moment::MAX, |most| since + most);
+        let (margin, lost) = (terms.margin, watch::Sender::new(None));
+        Self(Arc::new(Inner { client, lease, id, request, margin, since, hold_until, lost }))
     }
 
     /// The lock's key, prefix and all.
     pub fn key(&self) -> &LockKey {
-        &self.0.key
+        self.0.request.key()
     }
 
     /// The acquisition's id, as `inspect` shows it.
@@ -187,7 +182,8 @@ impl Held {
     /// Cancel-safe.
     pub fn lost(&self) -> impl Future<Output = LostCause> + Send + 'static + use<> {
         let held = self.clone();
-        async move {
+        let runtime = self.0.client.runtime().clone();
+        let mut lost = Box::pin(async move {
             let mut lost = held.0.lost.subscribe();
             loop {
                 if let Some(cause) = held.lost_cause() {
@@ -200,7 +196,12 @@ impl Held {
                     () = held.0.client.clock().sleep_until(held.valid_until()) => {}
                 }
             }
-        }
+        });
+        // The timer is that of the caller's runtime; where there is none, the client's.
+        std::future::poll_fn(move |context| {
+            let _runtime = Handle::try_current().is_err().then(|| runtime.enter());
+            lost.as_mut().poll(context)
+        })
     }
 
     /// [`Held::valid_until`] once it is another than `since`: for those who watch over the holder from outside.
@@ -224,7 +225,7 @@ impl Held {
         let first = self.settle(cause);
         if first {
             inner.client.observer().lost(cause);
-            tracing::warn!(key = %inner.key, token = %inner.lease.token(), cause = cause.as_str(), "the lock was lost");
+            tracing::warn!(key = %inner.request.key(), token = %inner.lease.token(), cause = cause.as_str(), "the lock was lost");
             // Rule V3: a renewal that comes through after the deadline must not keep others waiting.
             if cause == LostCause::Expired && inner.client.clock().now() >= inner.lease.deadline().at() {
                 let (client, lease) = (inner.client.clone(), inner.lease.clone());
@@ -259,7 +260,7 @@ impl Held {
     /// Tells the store; `before` is what [`Held::give_up`] answered.
     pub(crate) async fn release(self, before: Option<LostCause>) -> Result<()> {
         let inner = &self.0;
-        match before {
+        let released = match before {
             // The store itself said so: nothing of it is left there.
             Some(cause @ (LostCause::Revoked | LostCause::SessionEnded | LostCause::Released)) => {
                 Err(Error::lost(cause))
@@ -270,8 +271,12 @@ impl Held {
                 Ok(Release::AlreadyLost) => Err(inner.lease.deadline().error()),
                 Err(error) => Err(error),
             },
+        };
+        if inner.request.is_in_doubt() {
+            // A request of it that is still under way must not take the lock again, for nobody (rule R3).
+            inner.client.withdraw(&inner.request);
         }
-        .map_err(|error| inner.client.in_context(error, "release", &inner.key))
+        released.map_err(|error| inner.client.in_context(error, "release", inner.request.key()))
     }
 }
 
@@ -284,7 +289,7 @@ impl fmt::Debug for Held {
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lock")
-            .field("key", &self.key)
+            .field("key", self.request.key())
             .field("holder", &self.lease.holder())
             .field("token", &self.lease.token())
             .field("lost", &*self.lost.borrow())

@@ -1,7 +1,7 @@
 //! [`Request`]: what a caller asks a backend for.
 
 use crate::clock::locked;
-use crate::{Cancel, HolderId, LockInfo, LockKey, Mode, Ttl};
+use crate::{Cancel, Effect, Error, HolderId, LockInfo, LockKey, Mode, Ttl};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ struct Progress {
     holder: HolderId,
     seen: Option<LockInfo>,
     answers: u64,
+    in_doubt: bool,
 }
 
 impl Request {
@@ -40,7 +41,12 @@ impl Request {
             ttl: Ttl::DEFAULT,
             op_timeout: Duration::from_secs(5),
             cancel: Cancel::new(),
-            progress: Arc::new(Mutex::new(Progress { holder: HolderId::random(), seen: None, answers: 0 })),
+            progress: Arc::new(Mutex::new(Progress {
+                holder: HolderId::random(),
+                seen: None,
+                answers: 0,
+                in_doubt: false,
+            })),
         }
     }
 
@@ -149,6 +155,18 @@ impl Request {
     /// How often the store has answered that this acquisition waits.
     pub(crate) fn answers(&self) -> u64 {
         locked(&self.progress).answers
+    }
+
+    /// A request of this acquisition may still be under way, or be carried out a second time.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        locked(&self.progress).in_doubt
+    }
+
+    /// Remembers what an error says about that.
+    pub(crate) fn doubt(&self, error: &Error) {
+        if error.effect() == Effect::Unknown {
+            locked(&self.progress).in_doubt = true;
+        }
     }
 
     /// The lock as it was last seen.

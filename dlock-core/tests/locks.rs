@@ -237,3 +237,29 @@ async fn shared_and_permit_locks_hold_together() {
     assert!(locks.lock("p").permits(2).try_acquire().await.unwrap().is_none());
     drop(permits);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_cancelled_acquires_leave_the_key_free_and_no_records() {
+    let memory = Memory::new();
+    let (one, two) = (locks(&memory), locks(&memory));
+    let mut cut = 0;
+    for round in 0..1_000 {
+        let holder = if round % 2 == 0 { two.lock("k").try_acquire().await.unwrap() } else { None };
+        let mut acquire = one.lock("k").acquire();
+        let mut acquired = None;
+        for _ in 0..round % 5 {
+            acquired = poll_once(&mut acquire).await;
+            if acquired.is_some() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        cut += usize::from(acquired.is_none());
+        drop((acquired, acquire));
+        drop(holder);
+        let next = two.lock("k").wait_at_most(SECOND).acquire().await.expect("the key is free");
+        next.release().await.unwrap();
+    }
+    assert!(cut > 300, "only {cut} were cut off");
+    eventually("nothing is left", async || memory.is_empty()).await;
+}

@@ -184,3 +184,30 @@ async fn a_hand_over_wakes_the_next_waiter_alone() {
     assert_ne!(before[0], after[0]);
     assert_eq!(before[1..], after[1..], "others stirred");
 }
+
+#[tokio::test]
+async fn an_acquisition_in_doubt_is_taken_back_for_good_when_it_is_released() {
+    let memory = Memory::new();
+    let store = Watched::new(&memory);
+    let locks = dlock_core::Locks::new(RecordBackend::new(store.clone())).unwrap();
+    store.lose.store(1, Ordering::SeqCst);
+    let guard = locks.lock("a").acquire().await.expect("asked again under the same id");
+    let before = store.requests();
+    guard.release().await.unwrap();
+    locks.close().await.unwrap();
+    assert!(store.requests().1 >= before.1 + 2, "released, and withdrawn");
+    assert!(memory.is_empty());
+}
+
+#[test]
+fn a_loss_is_told_outside_of_any_runtime() {
+    let clock = Clock::manual();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let locks = runtime.block_on(async { dlock_core::Locks::new(Memory::with_clock(clock.clone())) }).unwrap();
+    let guard = futures_util::FutureExt::now_or_never(locks.lock("a").acquire()).expect("memory is at hand").unwrap();
+    let mut lost = Box::pin(guard.lost());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(lost.as_mut().poll(&mut context).is_pending());
+    clock.advance(Duration::from_secs(31));
+    assert!(lost.as_mut().poll(&mut context).is_ready());
+}

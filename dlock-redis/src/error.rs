@@ -41,7 +41,7 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
             "the server refused the credentials, or this user lacks a right; a lock needs its keys (~), \
              the channels &dlock:* and the commands +@scripting +@read +@write +@fast +@pubsub +@connection +scan"
         }
-        ErrorKind::Unsupported => "this server does not speak RESP3; Redis 6.2 or newer is needed",
+        ErrorKind::Unsupported => "this server does not speak RESP3; Redis 7 or newer is needed",
         ErrorKind::Unavailable if error.is_connection_refusal() => "nothing listens there; is the server up?",
         ErrorKind::Unavailable => "the server did not answer, or can't now",
         ErrorKind::InvalidConfig => "the server refused the request's settings",

@@ -86,10 +86,8 @@ impl RecordStore for Store {
         let mut next = change.next.clone();
         if self.flaw == Some(Flaw::Lifo) {
             let before = self.inner.read(key).await?.record.map_or(0, |record| record.queue.len());
-            if next.queue.len() > before
-                && let Some(last) = next.queue.pop()
-            {
-                next.queue.insert(0, last);
+            if next.queue.len() > before {
+                next.queue.rotate_right(1);
             }
         }
         if self.flaw == Some(Flaw::OverwritesGarbage) {

@@ -91,11 +91,12 @@ fn by_signal(number: i32) -> ExitCode {
     (SIGNAL + u8::try_from(number).unwrap_or_default()).into()
 }
 
-/// Host, pid and command.
+/// Host, pid and program; its arguments may be secrets.
 fn label(args: &RunArgs) -> String {
     let host = rustix::system::uname();
-    let command: Vec<_> = args.command.iter().map(|part| part.to_string_lossy()).collect();
-    format!("{} pid {} {}", host.nodename().to_string_lossy(), std::process::id(), command.join(" "))
+    let program =
+        args.command.first().map(std::path::Path::new).and_then(std::path::Path::file_name).unwrap_or_default();
+    format!("{} pid {} {}", host.nodename().to_string_lossy(), std::process::id(), program.to_string_lossy())
 }
 
 fn lock(locks: &Locks, args: &RunArgs) -> Lock {
