@@ -11,6 +11,10 @@ fn main() {
         ("one machine (SQLite)", "`local:/path/locks.db`", dlocks::local::LocalBackend::CAPABILITIES),
         #[cfg(feature = "redis")]
         ("Redis", "`redis://host:6379`", dlocks::redis::RedisBackend::CAPABILITIES),
+        #[cfg(feature = "sql")]
+        ("PostgreSQL", "`postgres://host/database`", dlocks::sql::POSTGRES_CAPABILITIES),
+        #[cfg(feature = "sql")]
+        ("MySQL, MariaDB", "`mysql://host/database`", dlocks::sql::MYSQL_CAPABILITIES),
     ];
     println!(
         "| store | URL | modes | order | a waiter knows | a dead holder's lock is free after | tokens grow over | TTL |"

@@ -23,6 +23,8 @@
 #![cfg_attr(not(feature = "local"), doc = "| `local` | `local:` | one machine: a SQLite file, many processes |")]
 #![cfg_attr(feature = "redis", doc = "| `redis` | `redis://` | [Redis](redis) |")]
 #![cfg_attr(not(feature = "redis"), doc = "| `redis` | `redis://` | Redis |")]
+#![cfg_attr(feature = "sql", doc = "| `sql` | `postgres://`, `mysql://` | [PostgreSQL, MySQL, MariaDB](sql) |")]
+#![cfg_attr(not(feature = "sql"), doc = "| `sql` | `postgres://`, `mysql://` | PostgreSQL, MySQL, MariaDB |")]
 
 #[doc(inline)]
 pub use dlock_core::*;
@@ -31,6 +33,8 @@ pub use dlock_core::*;
 pub use dlock_local as local;
 #[cfg(feature = "redis")]
 pub use dlock_redis as redis;
+#[cfg(feature = "sql")]
+pub use dlock_sql as sql;
 
 /// A client of the store that a URL names, with all backends whose features are on.
 ///
@@ -57,6 +61,10 @@ pub fn registry() -> Registry {
     let registry = registry.with(dlock_redis::driver());
     #[cfg(not(feature = "redis"))]
     let registry = registry.with_missing(&["redis"], "redis");
+    #[cfg(feature = "sql")]
+    let registry = registry.with(dlock_sql::driver());
+    #[cfg(not(feature = "sql"))]
+    let registry = registry.with_missing(&["postgres", "postgresql", "mysql", "mariadb"], "sql");
     registry
 }
 

@@ -6,6 +6,7 @@ use dlocks::ErrorKind;
 async fn every_url_connects_or_says_which_feature_it_needs() {
     for (url, feature, is_on) in [
         ("local:/no/such/folder/locks.db", "local", cfg!(feature = "local")),
+        ("postgres://127.0.0.1:1/test?op_timeout=1s", "sql", cfg!(feature = "sql")),
         ("redis://127.0.0.1:1?op_timeout=1s", "redis", cfg!(feature = "redis")),
     ] {
         let error = dlocks::connect(url).await.expect_err("nothing is there");

@@ -8,6 +8,9 @@ use std::process::{Command, Stdio};
 const PROGRAMS: &[(&str, &[&str], &str)] = &[
     ("redis-server", &["--version"], "redis-server"),
     ("redis-cli", &["--version"], "redis-tools"),
+    // Debian keeps PostgreSQL's programs out of the path.
+    ("sh", &["-c", "ls /usr/lib/postgresql/*/bin/initdb"], "postgresql"),
+    ("mariadbd", &["--version"], "mariadb-server"),
     ("python3", &["-c", "import venv, ensurepip"], "python3-venv"),
     ("setsid", &["--version"], "util-linux"),
 ];

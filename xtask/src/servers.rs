@@ -2,12 +2,14 @@
 
 use crate::install::{install, python};
 use crate::shell::{Done, interrupted};
-use dlock_fixtures::RedisServer;
+use dlock_fixtures::{MariaDbServer, PostgresServer, RedisServer};
 use std::time::Duration;
 
 /// The servers, stopped when this is dropped.
 pub(crate) struct Servers {
     redis: RedisServer,
+    postgres: PostgresServer,
+    mariadb: MariaDbServer,
     python: String,
 }
 
@@ -15,12 +17,18 @@ impl Servers {
     /// Installs what is missing and starts them.
     pub(crate) fn start() -> Done<Self> {
         install()?;
-        Ok(Self { python: python()?, redis: RedisServer::start() })
+        let (postgres, mariadb) = (PostgresServer::start(), MariaDbServer::start());
+        Ok(Self { python: python()?, redis: RedisServer::start(), postgres, mariadb })
     }
 
     /// The URL of each store that has a server.
     pub(crate) fn urls(&self) -> Vec<(&'static str, String)> {
-        vec![("REDIS", self.redis.url())]
+        let create = |url: String| format!("{url}?create=true");
+        vec![
+            ("REDIS", self.redis.url()),
+            ("POSTGRES", create(self.postgres.url())),
+            ("MYSQL", create(self.mariadb.url())),
+        ]
     }
 
     /// The environment in which the tests run: a missing server is a failure.

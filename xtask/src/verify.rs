@@ -4,7 +4,7 @@ use crate::readme::readme;
 use crate::shell::{Done, cargo, output, run};
 
 /// The backends' features, and the drivers that each alone may pull in.
-const DRIVERS: &[(&str, &str)] = &[("local", "rusqlite"), ("redis", "redis")];
+const DRIVERS: &[(&str, &str)] = &[("local", "rusqlite"), ("redis", "redis"), ("sql", "sqlx")];
 
 pub(crate) fn verify() -> Done {
     run(&mut cargo(&["fmt", "--all", "--check"]))?;

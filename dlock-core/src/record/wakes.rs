@@ -21,13 +21,25 @@ impl Wakes {
         Watch { wakes: self.clone(), name, notify }
     }
 
+    /// Wakes one waiter, if it is one of this process.
+    pub fn wake(&self, key: &LockKey, waiter: &HolderId) {
+        if let Some(notify) = locked(&self.0).get(&(key.clone(), waiter.clone())) {
+            notify.notify_one();
+        }
+    }
+
+    /// Wakes all waiters: what was told meanwhile may be lost.
+    pub fn wake_all(&self) {
+        for notify in locked(&self.0).values() {
+            notify.notify_one();
+        }
+    }
+
     /// To be called with the record before and after each change: wakes those who no longer wait.
     pub fn changed(&self, key: &LockKey, before: Option<&Record>, after: &Record) {
         for waiter in before.map_or(&[][..], |record| &record.queue) {
             if !after.queue.iter().any(|still| still.entry.id == waiter.entry.id) {
-                if let Some(notify) = locked(&self.0).get(&(key.clone(), waiter.entry.id.clone())) {
-                    notify.notify_one();
-                }
+                self.wake(key, &waiter.entry.id);
             }
         }
     }
