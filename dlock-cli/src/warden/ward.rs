@@ -23,6 +23,8 @@ pub(crate) struct Ward {
     orders: OwnedWriteHalf,
     reports: OwnedReadHalf,
     group: Option<Pid>,
+    /// What the warden said before it ended: kept while its own end is waited for.
+    last: Option<Report>,
 }
 
 /// News of the command.
@@ -60,7 +62,7 @@ impl Ward {
             .process_group(0)
             .spawn()?;
         let (reports, orders) = UnixStream::from_std(here)?.into_split();
-        Ok(Self { warden, orders, reports, group: None })
+        Ok(Self { warden, orders, reports, group: None, last: None })
     }
 
     /// Moves the deadline.
@@ -88,24 +90,23 @@ impl Ward {
     /// The next news. If the warden itself was killed, the command's group is ended at once.
     ///
     /// # Cancel safety
-    /// Cancel-safe: a message of nine bytes comes whole.
+    /// Cancel-safe: a message of nine bytes comes whole, and the last one is kept until the warden has ended.
     pub(crate) async fn news(&mut self) -> io::Result<News> {
-        match Report::read(&mut self.reports).await {
-            Some(Report::Started(group)) => {
-                let group = i32::try_from(group).ok().and_then(Pid::from_raw);
-                self.group = group;
-                group.map(News::Started).ok_or_else(|| io::Error::other("the warden named no process group"))
-            }
-            Some(Report::Ended(status)) => {
-                self.warden.wait().await?;
-                Ok(News::Ended(u8::try_from(status).unwrap_or(u8::MAX)))
-            }
-            Some(Report::Cut) => {
-                self.warden.wait().await?;
-                Ok(News::Cut)
-            }
-            None => {
-                self.warden.wait().await?;
+        if self.last.is_none() {
+            self.last = match Report::read(&mut self.reports).await {
+                Some(Report::Started(group)) => {
+                    self.group = i32::try_from(group).ok().and_then(Pid::from_raw);
+                    let started = self.group.map(News::Started);
+                    return started.ok_or_else(|| io::Error::other("the warden named no process group"));
+                }
+                report => report,
+            };
+        }
+        self.warden.wait().await?;
+        match self.last {
+            Some(Report::Ended(status)) => Ok(News::Ended(u8::try_from(status).unwrap_or(u8::MAX))),
+            Some(Report::Cut) => Ok(News::Cut),
+            Some(Report::Started(_)) | None => {
                 if let Some(group) = self.group {
                     while test_kill_process_group(group).is_ok() {
                         let _ = kill_process_group(group, Signal::KILL);
@@ -131,4 +132,28 @@ fn hand_over(socket: &StdStream, deadline: u64, sign_of_life: Option<&OwnedFd>) 
     let message = Order::Deadline(deadline).encode();
     sendmsg(socket, &[IoSlice::new(&message)], &mut ancillary, SendFlags::empty())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[tokio::test]
+    async fn the_last_news_is_not_lost_when_its_wait_is_dropped() {
+        let (here, there) = StdStream::pair().unwrap();
+        here.set_nonblocking(true).unwrap();
+        there.set_nonblocking(true).unwrap();
+        let mut warden = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let alive = warden.stdin.take();
+        let (reports, orders) = UnixStream::from_std(here).unwrap().into_split();
+        let mut ward = Ward { warden, orders, reports, group: None, last: None };
+        let mut there = UnixStream::from_std(there).unwrap();
+        Report::Cut.write(&mut there).await;
+        drop(there);
+        ward.reports.readable().await.unwrap();
+        assert!(ward.news().now_or_never().is_none(), "the warden has not ended yet");
+        drop(alive);
+        assert_eq!(ward.news().await.unwrap(), News::Cut);
+    }
 }
