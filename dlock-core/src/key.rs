@@ -1,6 +1,7 @@
 //! [`LockKey`]: the name of a lock.
 
 use crate::{Error, ErrorKind};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use std::fmt;
 use std::sync::Arc;
 
@@ -43,6 +44,37 @@ impl LockKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The key as one segment of a path, for stores whose names are paths: percent-encoded where it has a slash, a
+    /// percent sign, a space, a leading dot or anything beyond ASCII. Two keys never share a segment, and no segment is
+    /// `.` or `..` or has a slash (protocols, rule Q1).
+    ///
+    /// ```
+    /// # use dlock_core::LockKey;
+    /// assert_eq!(LockKey::new("a/b")?.to_segment(), "a%2Fb");
+    /// # Ok::<(), dlock_core::Error>(())
+    /// ```
+    pub fn to_segment(&self) -> String {
+        segment(&self.0)
+    }
+
+    /// The key of a segment; `None` for one that no key has.
+    pub fn from_segment(segment: &str) -> Option<Self> {
+        let key = Self::new(percent_decode_str(segment).decode_utf8().ok()?).ok()?;
+        (key.to_segment() == segment).then_some(key)
+    }
+}
+
+/// What is escaped in a segment beyond control characters and what is not ASCII.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'/').add(b'%').add(b' ');
+
+/// The segment of a text; that of a key's beginning is the beginning of the key's segment.
+fn segment(text: &str) -> String {
+    let escaped = utf8_percent_encode(text, ESCAPED);
+    match text.strip_prefix('.') {
+        Some(_) => escaped.to_string().replacen('.', "%2E", 1),
+        None => escaped.to_string(),
+    }
 }
 
 impl AsRef<str> for LockKey {
@@ -74,6 +106,25 @@ mod tests {
         }
         for bad in ["", "a\nb", "a\0", "\u{85}", &"x".repeat(256)] {
             assert_eq!(LockKey::new(bad).unwrap_err().kind(), ErrorKind::InvalidKey);
+        }
+    }
+
+    #[test]
+    fn a_segment_is_no_path_and_leads_back_to_its_key() {
+        for (key, segment) in [
+            ("invoices", "invoices"),
+            ("a/b", "a%2Fb"),
+            ("a%2Fb", "a%252Fb"),
+            (".", "%2E"),
+            ("..", "%2E."),
+            ("a.b", "a.b"),
+            ("ä b", "%C3%A4%20b"),
+        ] {
+            assert_eq!(LockKey::new(key).unwrap().to_segment(), segment);
+            assert_eq!(LockKey::from_segment(segment).unwrap().as_str(), key);
+        }
+        for strange in ["", "a/b", "%2f", "%61", "a b", "%FF"] {
+            assert_eq!(LockKey::from_segment(strange), None, "{strange}");
         }
     }
 }

@@ -28,6 +28,7 @@ mod observe;
 pub mod record;
 mod registry;
 mod request;
+mod standing;
 mod ttl;
 mod url;
 
@@ -50,6 +51,7 @@ pub use locks::{BreakLock, Close, Locks, LocksBuilder};
 pub use mode::Mode;
 pub use registry::{Driver, Registry};
 pub use request::Request;
+pub use standing::Standing;
 pub use ttl::Ttl;
 pub use url::{Host, StoreUrl};
 

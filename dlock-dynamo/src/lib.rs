@@ -1,0 +1,1 @@
+//! Locks in DynamoDB: one item a lock, conditional writes only.

@@ -1,0 +1,1 @@
+//! Locks in etcd: a queue of keys under one session lease.

@@ -1,0 +1,1 @@
+//! Locks in ZooKeeper: Curator's recipe on one session.
