@@ -4,6 +4,7 @@ use crate::client::{Client, Terms};
 use crate::guard::LockGuard;
 use crate::in_place::{InPlace, named_future};
 use crate::lock::Lock;
+use crate::turns::Turn;
 use crate::{Attempt, Error, ErrorKind, LockInfo, Moment, Request, Result};
 use std::fmt;
 use std::pin::Pin;
@@ -115,6 +116,7 @@ async fn obtain(
     let _waiting = client.observer().waiting();
     terms.asked = client.clock().now();
     let until = wait_at_most.map(|limit| terms.asked + limit);
+    let _turn = turn(client, request, until).await?;
     for _ in 0..RUN_OUT {
         client.check_open()?;
         let attempt = wait(client, request, until).await;
@@ -136,6 +138,20 @@ async fn obtain(
         request.start_anew();
     }
     Err(run_out())
+}
+
+/// Waits for this acquisition's turn among those of its client, where they queue.
+async fn turn(client: &Arc<Client>, request: &Request, until: Option<Moment>) -> Result<Option<Turn>> {
+    tokio::select! {
+        biased;
+        turn = client.turn(request.key()) => return Ok(turn),
+        () = client.clock().sleep_until(until.unwrap_or(Moment::MAX)), if until.is_some() => {}
+        () = client.closed().fired() => {}
+        // Nobody hears the answer.
+        () = request.cancel().fired() => {}
+    }
+    client.check_open()?;
+    Err(timed_out(client, None))
 }
 
 /// Waits in the store until the lock is granted, `until` has come or the client is closed.

@@ -4,6 +4,7 @@ use crate::backoff::backoff;
 use crate::guard::{Held, LockGuard};
 use crate::keeper::Keeper;
 use crate::observe::Observer;
+use crate::turns::{Turn, Turns};
 use crate::{
     Attempt, Cancel, Capabilities, Clock, Error, ErrorKind, Lease, LockBackend, LockInfo, LockKey, Moment, Release,
     Request, Result,
@@ -27,6 +28,7 @@ pub(crate) struct Client {
     observer: Observer,
     settings: Settings,
     closed: Cancel,
+    turns: Option<Turns>,
     /// The work that `close` waits for.
     tracker: TaskTracker,
 }
@@ -39,11 +41,14 @@ pub(crate) struct Settings {
     pub(crate) label: Arc<str>,
     pub(crate) prefix: Arc<str>,
     pub(crate) outage: Option<Duration>,
+    pub(crate) local_queue: bool,
 }
 
 impl Client {
     pub(crate) fn new(backend: Arc<dyn LockBackend>, runtime: Handle, settings: Settings) -> Self {
-        let (capabilities, clock) = (backend.capabilities(), backend.clock());
+        let (mut capabilities, clock) = (backend.capabilities(), backend.clock());
+        // Clients take turns then, not their tasks.
+        capabilities.fifo &= !settings.local_queue;
         Self {
             keeper: Keeper::start(&runtime, clock.clone(), capabilities.lifetime, settings.op_timeout),
             observer: Observer::new(backend.name()),
@@ -51,6 +56,7 @@ impl Client {
             capabilities,
             clock,
             runtime,
+            turns: settings.local_queue.then(Turns::default),
             settings,
             closed: Cancel::new(),
             tracker: TaskTracker::new(),
@@ -249,6 +255,14 @@ impl Client {
                 () = self.clock.sleep_until(again) => {}
                 () = request.cancel().fired() => {}
             }
+        }
+    }
+
+    /// The acquisition's turn to wait in the store, where this client's acquisitions queue among themselves.
+    pub(crate) async fn turn(&self, key: &LockKey) -> Option<Turn> {
+        match &self.turns {
+            Some(turns) => Some(turns.turn(key).await),
+            None => None,
         }
     }
 

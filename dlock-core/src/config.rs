@@ -33,6 +33,9 @@ pub struct Config {
     /// See [`LocksBuilder::outage`]; in text, as `1m`.
     #[serde(default, deserialize_with = "duration")]
     pub outage: Option<Duration>,
+    /// See [`LocksBuilder::local_queue`].
+    #[serde(default)]
+    pub local_queue: bool,
     /// See [`LocksBuilder::label`].
     #[serde(default)]
     pub label: Option<String>,
@@ -40,11 +43,11 @@ pub struct Config {
 
 impl Config {
     /// The parameters that the URL of every store may have.
-    pub const PARAMETERS: &[&str] = &["label", "op_timeout", "outage", "prefix", "ttl"];
+    pub const PARAMETERS: &[&str] = &["label", "local_queue", "op_timeout", "outage", "prefix", "ttl"];
 
     /// A configuration by URL alone.
     pub fn new(url: StoreUrl) -> Self {
-        Self { url, prefix: None, ttl: None, op_timeout: None, outage: None, label: None }
+        Self { url, prefix: None, ttl: None, op_timeout: None, outage: None, local_queue: false, label: None }
     }
 
     pub(crate) fn fill_from_url(&mut self) -> Result<()> {
@@ -52,6 +55,7 @@ impl Config {
         self.ttl = self.ttl.or(url.duration("ttl")?);
         self.op_timeout = self.op_timeout.or(url.duration("op_timeout")?);
         self.outage = self.outage.or(url.duration("outage")?);
+        self.local_queue |= url.flag("local_queue")?;
         self.prefix = self.prefix.take().or_else(|| url.param("prefix").map(str::to_owned));
         self.label = self.label.take().or_else(|| url.param("label").map(str::to_owned));
         Ok(())
@@ -66,7 +70,7 @@ impl Config {
     }
 
     pub(crate) fn build(self, backend: Arc<dyn LockBackend>) -> Result<Locks> {
-        let mut builder = Locks::builder(backend);
+        let mut builder = Locks::builder(backend).local_queue(self.local_queue);
         if let Some(ttl) = self.ttl {
             builder = builder.ttl(ttl);
         }

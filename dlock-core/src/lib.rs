@@ -30,6 +30,7 @@ mod registry;
 mod request;
 mod standing;
 mod ttl;
+mod turns;
 mod url;
 
 pub use acquire::{Acquire, TryAcquire};

@@ -48,6 +48,7 @@ impl Locks {
             label: None,
             prefix: String::new(),
             outage: None,
+            local_queue: false,
         }
     }
 
@@ -156,6 +157,7 @@ pub struct LocksBuilder {
     label: Option<String>,
     prefix: String,
     outage: Option<Duration>,
+    local_queue: bool,
 }
 
 impl LocksBuilder {
@@ -196,6 +198,16 @@ impl LocksBuilder {
         self
     }
 
+    /// Lets calls of this client that wait for one key queue in this process, so that the store sees one waiter a client
+    /// instead of one a call: for crowds of tasks on one key, or a store that charges for waiting. Clients then take turns,
+    /// not calls: the order of arrival is kept within a client only, and [`Locks::capabilities`] says so. Off unless set.
+    ///
+    /// While the store does not answer, each call fails only when its turn has come.
+    pub fn local_queue(mut self, local_queue: bool) -> Self {
+        self.local_queue = local_queue;
+        self
+    }
+
     /// Makes the client, on the current tokio runtime.
     ///
     /// # Errors
@@ -221,6 +233,7 @@ impl LocksBuilder {
             label: self.label.unwrap_or_else(default_label).into(),
             prefix: self.prefix.into(),
             outage: self.outage,
+            local_queue: self.local_queue,
         };
         Ok(Locks(Arc::new(Client::new(self.backend, runtime, settings))))
     }

@@ -263,3 +263,37 @@ async fn a_thousand_cancelled_acquires_leave_the_key_free_and_no_records() {
     assert!(cut > 300, "only {cut} were cut off");
     eventually("nothing is left", async || memory.is_empty()).await;
 }
+
+#[tokio::test]
+async fn a_local_queue_shows_the_store_one_waiter_a_client_and_serves_all() {
+    let memory = Memory::new();
+    let queued = || Locks::builder(std::sync::Arc::new(memory.another_client())).local_queue(true).build().unwrap();
+    let (one, two) = (queued(), queued());
+    assert!(!one.capabilities().fifo && locks(&memory).capabilities().fifo);
+    let guard = one.lock("a").acquire().await.unwrap();
+    let mut crowd = tokio::task::JoinSet::new();
+    for turn in 0..20 {
+        let lock = if turn % 2 == 0 { one.lock("a") } else { two.lock("a") };
+        crowd.spawn(async move { lock.acquire().await.unwrap().release().await.unwrap() });
+    }
+    let waiters = async || one.inspect("a").await.unwrap().waiters.unwrap().len();
+    eventually("one waiter a client", async || waiters().await == 2).await;
+    let late = one.lock("a").wait_at_most(Duration::from_millis(20)).acquire().await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::TimedOut);
+    let mut dropped = one.lock("a").acquire();
+    assert!(poll_once(&mut dropped).await.is_none());
+    drop(dropped);
+    assert_eq!(waiters().await, 2);
+    guard.release().await.unwrap();
+    crowd.join_all().await;
+    eventually("nothing is left", async || memory.is_empty()).await;
+    // Who waits in line hears that the client closes.
+    let guard = two.lock("a").acquire().await.unwrap();
+    let waiting = [tokio::spawn(one.lock("a").acquire()), tokio::spawn(one.lock("a").acquire())];
+    eventually("one waits", async || two.inspect("a").await.unwrap().waiters.unwrap().len() == 1).await;
+    one.close().await.unwrap();
+    for waiter in waiting {
+        assert_eq!(waiter.await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
+    }
+    guard.release().await.unwrap();
+}
