@@ -82,6 +82,7 @@ impl Shared {
             let session = self.sessions.get(request.ttl(), give_up).await?;
             let claim = self.claim(&session, request);
             let Found::InQueue(queue, index) = self.ask(&claim, request, &Only::Always, give_up).await? else {
+                clock.sleep(pauses.next().unwrap_or_default()).await;
                 continue;
             };
             let entry = queue.entries[index].clone();
@@ -158,10 +159,9 @@ impl Shared {
         let (session, key) = (&claim.session, &claim.key);
         let folder = self.names.folder(request.key());
         let (all, mark) = (Span::prefixed(&folder), Span::key(&self.names.withdrawn(session.lease)));
-        let withdrawn = session.last_withdrawal();
         let mut when = vec![
             Compare::create_revision(key.as_slice(), CompareOp::Equal, 0),
-            Compare::mod_revision(mark.start.as_slice(), CompareOp::Equal, withdrawn),
+            Compare::mod_revision(mark.start.as_slice(), CompareOp::Equal, claim.withdrawn),
         ];
         match (only, request.mode()) {
             (Only::Always, _) => {}
@@ -192,7 +192,7 @@ impl Shared {
             }
             None => {
                 let mark = reply.read.get(1).and_then(|kvs| kvs.first()).map_or(0, etcd_client::KeyValue::mod_revision);
-                if mark == withdrawn {
+                if mark == claim.withdrawn {
                     return Ok(Found::Refused(queue));
                 }
                 // Another acquisition was withdrawn meanwhile. This one is still wanted.
@@ -234,4 +234,80 @@ fn disagrees(request: &Request, other: Mode) -> Error {
         format!("this lock is in use as {other}, and it was asked for as {asked}; all callers of a key must agree"),
     )
     .with_effect(Effect::NotApplied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EtcdBackend;
+    use dlock_core::{LockBackend, LockKey};
+    use dlock_fixtures::EtcdServer;
+    use std::num::NonZeroU32;
+
+    fn requests() -> Vec<Request> {
+        let permit = Mode::Permit { limit: NonZeroU32::new(2).unwrap() };
+        let modes = [("x", Mode::Exclusive), ("s", Mode::Shared), ("p", permit)];
+        modes.map(|(key, mode)| Request::new(LockKey::new(key).unwrap()).with_mode(mode)).into()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_a_withdrawal_has_overtaken_changes_nothing() {
+        let server = EtcdServer::start();
+        let backend = EtcdBackend::connect(&server.url().parse().unwrap()).await.unwrap();
+        let shared = backend.shared();
+        let give_up = Moment::MAX;
+        for request in requests() {
+            for only in [Only::Always, Only::IfFree, Only::IfNoneSince(i64::MAX - 1)] {
+                let session = shared.sessions.get(request.ttl(), give_up).await.unwrap();
+                let under_way = shared.claim(&session, &request);
+                backend.withdraw(&request).await.unwrap();
+                let found = shared.ask(&under_way, &request, &only, give_up).await.unwrap();
+                assert!(matches!(found, Found::Again));
+                assert_eq!(server.keys("dlock/").len(), 1, "the session's mark alone");
+                // Others of the session are not concerned, whether they were under way or come later.
+                let other = Request::new(request.key().clone()).with_mode(request.mode());
+                let Attempt::Acquired(lease) = backend.try_acquire(&other).await.unwrap() else { panic!("it is free") };
+                let late = shared.ask(&under_way, &request, &only, give_up).await.unwrap();
+                assert!(matches!(late, Found::Again));
+                lease.release(give_up).await.unwrap();
+                request.start_anew();
+            }
+        }
+        backend.close().await.unwrap();
+        assert!(server.keys("").is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_same_request_twice_is_one_acquisition() {
+        let server = EtcdServer::start();
+        let backend = EtcdBackend::connect(&server.url().parse().unwrap()).await.unwrap();
+        for request in requests() {
+            for waits in [false, true, false] {
+                let attempt = if waits { backend.acquire(&request).await } else { backend.try_acquire(&request).await };
+                let Attempt::Acquired(lease) = attempt.unwrap() else { panic!("it is its own") };
+                let info = backend.inspect(request.key()).await.unwrap();
+                assert_eq!((info.holders.len(), &info.holders[0].id), (1, &request.holder()));
+                assert_eq!((lease.holder(), info.holders[0].token), (request.holder(), Some(lease.token())));
+            }
+        }
+        assert_eq!(server.keys("").len(), 3);
+    }
+
+    #[tokio::test]
+    async fn an_entry_of_a_session_that_ended_is_left_behind() {
+        let server = EtcdServer::start();
+        let backend = EtcdBackend::connect(&server.url().parse().unwrap()).await.unwrap();
+        for request in requests() {
+            let Attempt::Acquired(lease) = backend.try_acquire(&request).await.unwrap() else { panic!("it is free") };
+            // Its client gave the session up; the server does not know it yet.
+            let old = backend.shared().sessions.current(request.ttl()).unwrap();
+            old.deadline.end(dlock_core::LostCause::Expired);
+            let Attempt::Acquired(next) = backend.acquire(&request).await.unwrap() else { panic!("it waits") };
+            assert!(lease.deadline().cause().is_some() && next.token() > lease.token());
+            assert!(next.deadline().at() > backend.clock().now());
+            let info = backend.inspect(request.key()).await.unwrap();
+            assert_eq!((info.holders.len(), &info.holders[0].id), (1, &next.holder()));
+            next.release(Moment::MAX).await.unwrap();
+        }
+    }
 }

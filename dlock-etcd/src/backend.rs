@@ -82,16 +82,13 @@ impl EtcdBackend {
         let client = clock.timeout_at(give_up, connected).await.ok_or_else(no_answer)?.map_err(from_etcd)?;
         let (store, names, stop) = (Store { client, clock }, settings.names, Cancel::new());
         // Connections are made when they are first used, each time to one host of several.
-        for tried in 1.. {
+        let mut tries = if settings.endpoints.len() == 1 { 1 } else { 4 * settings.endpoints.len() };
+        loop {
+            tries -= 1;
             let options = GetOptions::new().with_keys_only().with_limit(1);
             match store.read(&names.all(), options, give_up).await {
-                Err(error) if error.is_retryable() && tried < 4 * settings.endpoints.len() && tried > 0 => {
-                    if settings.endpoints.len() == 1 {
-                        return Err(error);
-                    }
-                }
-                Err(error) => return Err(error),
-                Ok(_) => break,
+                Err(error) if error.is_retryable() && tries > 0 => {}
+                answer => break answer.map(drop)?,
             }
         }
         let op_timeout = settings.op_timeout;
@@ -105,6 +102,13 @@ impl EtcdBackend {
             op_timeout,
             stop,
         })))
+    }
+}
+
+#[cfg(test)]
+impl EtcdBackend {
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.0.clone()
     }
 }
 

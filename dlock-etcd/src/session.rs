@@ -92,7 +92,7 @@ impl Session {
         answer.await.ok_or_else(crate::error::no_answer)
     }
 
-    pub(crate) fn last_withdrawal(&self) -> i64 {
+    fn last_withdrawal(&self) -> i64 {
         self.withdrawn.load(Ordering::Acquire)
     }
 
@@ -105,7 +105,7 @@ impl Session {
     pub(crate) fn claim(self: &Arc<Self>, key: Vec<u8>, clock: &Clock, grace: Duration) -> Claim {
         let mut owners = locked(&self.owners);
         owners.entry(key.clone()).or_insert(Owner { claims: 0, until: Moment::MIN }).claims += 1;
-        Claim { session: self.clone(), key, clock: clock.clone(), grace }
+        Claim { session: self.clone(), key, withdrawn: self.last_withdrawal(), clock: clock.clone(), grace }
     }
 
     /// Nobody wants this entry any more.
@@ -126,6 +126,8 @@ impl Session {
 pub(crate) struct Claim {
     pub(crate) session: Arc<Session>,
     pub(crate) key: Vec<u8>,
+    /// The session's last withdrawal when this was claimed: a later one may have been of this.
+    pub(crate) withdrawn: i64,
     clock: Clock,
     grace: Duration,
 }

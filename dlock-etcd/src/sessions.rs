@@ -6,7 +6,7 @@ use crate::locked;
 use crate::names::Names;
 use crate::session::Session;
 use crate::store::Store;
-use dlock_core::{Cancel, Error, ErrorKind, LostCause, Moment, Result, Ttl};
+use dlock_core::{Cancel, Effect, Error, ErrorKind, Moment, Result, Ttl};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -53,7 +53,7 @@ impl Sessions {
                 return Err(not_sent());
             }
             if locked(&self.slots).closed {
-                return Err(Error::new(ErrorKind::Closed, "the client was closed"));
+                return Err(closed());
             }
             let session = match self.current(ttl) {
                 Some(session) => session,
@@ -75,11 +75,23 @@ impl Sessions {
         let sent = self.store.clock.now();
         // Dropped here or unanswered, a lease may stay: without keys, for its TTL.
         let granted = self.store.grant(wanted, give_up).await;
-        let (lease, granted) = granted.map_err(|error| {
-            // It acquired nothing.
-            error.with_effect(dlock_core::Effect::NotApplied)
-        })?;
+        // Whatever became of it, it acquired nothing.
+        let (lease, granted) = granted.map_err(|error| error.with_effect(Effect::NotApplied))?;
         let session = Arc::new(Session::new(lease, granted, sent));
+        if !self.keep(wanted, &session) {
+            // Without keys: what it leaves, if it is not answered, is nothing.
+            let _ = self.store.revoke(lease, give_up).await;
+            return Err(closed());
+        }
+        Ok(session)
+    }
+
+    /// Keeps a new session alive; `false` if the client was closed meanwhile.
+    fn keep(&self, wanted: Duration, session: &Arc<Session>) -> bool {
+        let mut slots = locked(&self.slots);
+        if slots.closed {
+            return false;
+        }
         let keep_alive = KeepAlive {
             session: session.clone(),
             store: self.store.clone(),
@@ -88,13 +100,8 @@ impl Sessions {
             stop: self.stop.clone(),
         };
         self.runtime.spawn(keep_alive.run());
-        let mut slots = locked(&self.slots);
-        if slots.closed {
-            session.deadline.end(LostCause::SessionEnded);
-            return Err(Error::new(ErrorKind::Closed, "the client was closed"));
-        }
         slots.open.insert(wanted, session.clone());
-        Ok(session)
+        true
     }
 
     /// Ends all sessions, and what stands under them. Opens none any more.
@@ -117,18 +124,20 @@ impl fmt::Debug for Sessions {
     /// Shows the ids of the leases, as `etcdctl lease list` does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slots = locked(&self.slots);
-        f.debug_list().entries(slots.open.values().map(|session| format_args_hex(session.lease))).finish()
+        f.debug_list().entries(slots.open.values().map(|session| Hex(session.lease))).finish()
     }
 }
 
-fn format_args_hex(lease: i64) -> impl fmt::Debug {
-    struct Hex(i64);
-    impl fmt::Debug for Hex {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "{:x}", self.0)
-        }
+struct Hex(i64);
+
+impl fmt::Debug for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
     }
-    Hex(lease)
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the client was closed")
 }
 
 /// The TTL of the session for a lock's.

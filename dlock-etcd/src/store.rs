@@ -4,8 +4,8 @@ use crate::error::{from_etcd, is_lease_gone, no_answer};
 use crate::names::Span;
 use dlock_core::{Clock, Moment, Result};
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, Error as EtcdError, GetOptions, KeyValue, LeaseTimeToLiveOptions, Txn,
-    TxnOp, TxnOpResponse,
+    Client, Compare, CompareOp, DeleteOptions, Error as EtcdError, GetOptions, KeyValue, KvClient,
+    LeaseTimeToLiveOptions, Txn, TxnOp, TxnOpResponse, WatchClient,
 };
 use std::time::Duration;
 
@@ -26,7 +26,18 @@ pub(crate) struct Reply {
     pub(crate) deleted: i64,
 }
 
+/// The longest answer that is read, in bytes: far more than the longest queues.
+const LONGEST: usize = 256 * 1024 * 1024;
+
 impl Store {
+    fn kv(&self) -> KvClient {
+        self.client.kv_client().max_decoding_message_size(LONGEST)
+    }
+
+    pub(crate) fn watch_client(&self) -> WatchClient {
+        self.client.watch_client().max_decoding_message_size(LONGEST)
+    }
+
     async fn call<T>(
         &self,
         give_up: Moment,
@@ -37,7 +48,7 @@ impl Store {
 
     /// Runs a transaction. `None` if it was to put something under a lease that is no longer there.
     pub(crate) async fn txn(&self, txn: Txn, give_up: Moment) -> Result<Option<Reply>> {
-        let mut kv = self.client.kv_client();
+        let mut kv = self.kv();
         let response = match self.call(give_up, kv.txn(txn)).await? {
             Ok(response) => response,
             Err(error) if is_lease_gone(&error) => return Ok(None),
@@ -57,7 +68,7 @@ impl Store {
 
     /// All keys of a span, and the revision at which they were so.
     pub(crate) async fn read(&self, span: &Span, options: GetOptions, give_up: Moment) -> Result<(i64, Vec<KeyValue>)> {
-        let mut kv = self.client.kv_client();
+        let mut kv = self.kv();
         let options = options.with_range(span.end.clone());
         let mut response = self.call(give_up, kv.get(span.start.clone(), Some(options))).await?.map_err(from_etcd)?;
         let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);

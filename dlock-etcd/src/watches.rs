@@ -150,7 +150,7 @@ impl Shared {
     /// Opens a stream, with the watch of a key that never is: what is watched comes and goes.
     async fn open(&self) -> Result<(WatchRequestSender, WatchResponseStream)> {
         let give_up = self.store.clock.now() + self.op_timeout;
-        let mut client = self.store.client.watch_client();
+        let mut client = self.store.watch_client();
         let opened = self.store.clock.timeout_at(give_up, client.watch(self.names.withdrawn(0), None)).await;
         Ok(opened.ok_or_else(crate::error::no_answer)?.map_err(from_etcd)?.split())
     }
