@@ -37,6 +37,9 @@ pub(crate) struct Shared {
     stop: Cancel,
 }
 
+/// Of how many sessions of one lock's holders it is asked at the most how long they still last.
+const MOST_ASKED: usize = 32;
+
 impl Drop for Shared {
     fn drop(&mut self) {
         self.stop.fire();
@@ -95,7 +98,7 @@ impl EtcdBackend {
         Ok(Self(Arc::new(Shared {
             sessions: Sessions::new(store.clone(), names.clone(), op_timeout, stop.clone()),
             watches: Watches::new(store.clone(), names.clone(), op_timeout, stop.clone()),
-            lines: Lines::default(),
+            lines: Lines::new(store.clock.clone(), stop.clone()),
             runtime: Handle::current(),
             store,
             names,
@@ -132,18 +135,18 @@ impl Shared {
         give_up: Moment,
     ) -> LockInfo {
         let mut info = queue.info(key);
-        for (holder, entry) in info.holders.iter_mut().zip(&queue.entries) {
-            holder.remaining = match known.get(&entry.lease) {
-                Some(left) => *left,
-                // Held by no lease, it has no end.
-                None if entry.lease == 0 => None,
-                None => {
-                    let left = self.store.time_to_live(entry.lease, false, give_up).await;
-                    let left = left.ok().flatten().map(|(left, _)| left);
-                    known.insert(entry.lease, left);
-                    left
-                }
-            };
+        let held = &queue.entries[..info.holders.len()];
+        // Held by no lease, it has no end.
+        let mut unknown: Vec<_> = held.iter().map(|entry| entry.lease).filter(|lease| *lease != 0).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown.retain(|lease| !known.contains_key(lease));
+        unknown.truncate(MOST_ASKED);
+        let asked = unknown.iter().map(|lease| self.store.time_to_live(*lease, false, give_up));
+        let left = futures_util::future::join_all(asked).await;
+        known.extend(unknown.into_iter().zip(left.into_iter().map(|left| left.ok().flatten().map(|(left, _)| left))));
+        for (holder, entry) in info.holders.iter_mut().zip(held) {
+            holder.remaining = known.get(&entry.lease).copied().flatten();
         }
         info
     }

@@ -9,7 +9,7 @@ use crate::session::{Claim, Session};
 use crate::store::Store;
 use crate::watches::{Watch, Watcher};
 use async_trait::async_trait;
-use dlock_core::{Deadline, FencingToken, HolderId, Lease, LostCause, Mode, Moment, Release, Result};
+use dlock_core::{Deadline, Error, FencingToken, HolderId, Lease, LostCause, Mode, Moment, Release, Result};
 use etcd_client::{Event, EventType, GetOptions, KeyValue};
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
@@ -51,8 +51,9 @@ enum State {
     Ended(Release),
 }
 
-/// A lock that is held shorter is not watched: what happens to it until then is heard then.
-const WATCH_AFTER: Duration = Duration::from_millis(10);
+/// A lock that is held shorter is not watched: what happens to it until then is heard then. The server itself looks only
+/// every 100 ms for what happened before a watch began.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
 /// A deleted key counts as held for so long at most, while the server is asked what became of the session.
 const ASK_WHY: Duration = Duration::from_millis(250);
 
@@ -148,6 +149,10 @@ impl Lease for EtcdLease {
         }
         let (_, kvs) = store.read(&Span::key(&self.claim.key), GetOptions::new().with_keys_only(), give_up).await?;
         let is_there = kvs.iter().any(|kv| kv.create_revision() == *created);
+        if matches!(*locked(&self.grip.state), State::Releasing | State::Ended(Release::Released)) {
+            // That it is gone is our own doing.
+            return Err(Error::lost(LostCause::Released));
+        }
         if !is_there && deadline.cause().is_none() {
             deadline.end(if self.now() < deadline.at() { LostCause::Revoked } else { LostCause::Expired });
         }

@@ -4,16 +4,27 @@ use crate::locked;
 use crate::names::Span;
 use crate::queue::{Entry, Queue};
 use crate::watches::{Watch, Watcher, Watches};
-use dlock_core::{LockInfo, LockKey, Standing};
+use dlock_core::{Cancel, Clock, LockInfo, LockKey, Standing};
 use etcd_client::{Event, EventType, KeyValue};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// All lines of a client.
-#[derive(Clone, Default)]
-pub(crate) struct Lines(Arc<Mutex<HashMap<LockKey, Weak<Line>>>>);
+pub(crate) struct Lines {
+    open: Open,
+    runtime: Handle,
+    clock: Clock,
+    stop: Cancel,
+}
+
+type Open = Arc<Mutex<HashMap<LockKey, Weak<Line>>>>;
+
+/// A line stays for so long without waiters: a new watch may hear nothing for 100 ms, the server's interval for those
+/// that begin in the past.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Those of a client who wait for one lock: one watch of the lock's folder for all of them, by which each is judged
 /// without a request (rule Q2).
@@ -22,13 +33,15 @@ pub(crate) struct Line {
     folder: String,
     state: Mutex<State>,
     watch: OnceLock<Watch>,
-    lines: Lines,
+    open: Open,
 }
 
 struct State {
     /// The lock as it was last heard of.
     queue: Queue,
     waiting: HashMap<Vec<u8>, watch::Sender<News>>,
+    /// Whether somebody came lately.
+    used: bool,
 }
 
 /// What a waiter hears.
@@ -51,24 +64,29 @@ pub(crate) struct Place {
 }
 
 impl Lines {
+    pub(crate) fn new(clock: Clock, stop: Cancel) -> Self {
+        Self { open: Open::default(), runtime: Handle::current(), clock, stop }
+    }
+
     /// Takes part in a line. `queue` is what the server answered when it took the entry `entry` in.
     pub(crate) fn join(&self, key: &LockKey, folder: &str, queue: Queue, entry: &[u8], watches: &Watches) -> Place {
         let line = {
-            let mut lines = locked(&self.0);
-            match lines.get(key).and_then(Weak::upgrade) {
+            let mut open = locked(&self.open);
+            match open.get(key).and_then(Weak::upgrade) {
                 Some(line) => line,
                 None => {
                     let line = Arc::new(Line {
                         key: key.clone(),
                         folder: folder.to_owned(),
-                        state: Mutex::new(State { queue: queue.clone(), waiting: HashMap::new() }),
+                        state: Mutex::new(State { queue: queue.clone(), waiting: HashMap::new(), used: true }),
                         watch: OnceLock::new(),
-                        lines: self.clone(),
+                        open: self.open.clone(),
                     });
-                    lines.insert(key.clone(), Arc::downgrade(&line));
+                    open.insert(key.clone(), Arc::downgrade(&line));
                     let watcher: Weak<Line> = Arc::downgrade(&line);
                     let from = queue.revision + 1;
                     let _ = line.watch.set(watches.watch(Span::prefixed(folder), from, Duration::ZERO, watcher));
+                    self.runtime.spawn(line.clone().linger(self.clock.clone(), self.stop.clone()));
                     line
                 }
             }
@@ -76,6 +94,7 @@ impl Lines {
         let (told, news) = watch::channel(News::Waits);
         {
             let mut state = locked(&line.state);
+            state.used = true;
             state.waiting.insert(entry.to_vec(), told);
             // An answer that is older than what was heard since says nothing new.
             if queue.revision > state.queue.revision {
@@ -91,6 +110,23 @@ impl Lines {
 }
 
 impl Line {
+    /// Keeps the line until nobody has used it for a while.
+    async fn linger(self: Arc<Self>, clock: Clock, stop: Cancel) {
+        let unused = async {
+            loop {
+                clock.sleep(LINGER).await;
+                let mut state = locked(&self.state);
+                if !std::mem::take(&mut state.used) && state.waiting.is_empty() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = unused => {}
+            () = stop.fired() => {}
+        }
+    }
+
     /// The lock as it was last heard of, and when.
     pub(crate) fn seen(&self) -> (i64, LockInfo) {
         let state = locked(&self.state);
@@ -163,9 +199,9 @@ impl Watcher for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let mut lines = locked(&self.lines.0);
-        if lines.get(&self.key).is_some_and(|line| line.strong_count() == 0) {
-            lines.remove(&self.key);
+        let mut open = locked(&self.open);
+        if open.get(&self.key).is_some_and(|line| line.strong_count() == 0) {
+            open.remove(&self.key);
         }
     }
 }

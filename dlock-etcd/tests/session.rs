@@ -49,7 +49,7 @@ async fn a_foreign_hand_that_takes_a_key_is_noticed_at_once() {
         server.ctl(&["del", "--prefix", "dlock/k/"]);
         let begun = clock.now();
         assert_eq!(guard.lost().await, dlock_core::LostCause::Revoked);
-        assert!(clock.now().since(begun) < Duration::from_millis(300));
+        assert!(clock.now().since(begun) < Duration::from_millis(500));
         drop(guard);
     }
 }
