@@ -15,6 +15,7 @@ declare! {
     l5_a_second_release_harms_nobody [];
     l6_a_renewal_beside_a_release_brings_nothing_back [];
     l7_nobody_believes_in_a_lease_that_another_could_have [Need::OwnTtl];
+    l7_nobody_believes_in_a_lease_whose_client_vanished [];
     l8_ttls_are_rounded_up_and_limits_are_told [];
     l9_two_locks_of_one_client_are_independent [];
     l10_a_renewal_after_the_deadline_revives_nothing [Need::OwnTtl];
@@ -130,6 +131,28 @@ async fn l7_nobody_believes_in_a_lease_that_another_could_have(env: Env) {
         assert!(believed <= granted, "believed {:?} longer than the store kept it", believed.since(granted));
         release(&two, &new).await;
     }
+}
+
+/// What holds of leases with a TTL of their own must hold of those that live by a session, once nobody keeps that alive:
+/// they end in time, are believed no longer than they are kept, and leave a smaller token behind (F2).
+async fn l7_nobody_believes_in_a_lease_whose_client_vanished(env: Env) {
+    let two = env.client().await;
+    let holder = env.clone();
+    let old = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let lease = runtime.block_on(async { grab(&holder.client().await, &holder.request("a")).await });
+        runtime.shutdown_background();
+        lease
+    });
+    let old = old.await.expect("the other runtime");
+    let gone = two.clock().now();
+    let waiter = wait_for(&two, &env.request("a"));
+    let (new, granted) = within(PATIENCE, "the lease ends", waiter).await.expect("the waiter");
+    let believed = old.deadline().at();
+    assert!(believed <= granted, "believed {:?} longer than the store kept it", believed.since(granted));
+    assert!(granted.since(gone) <= env.expiry(old.ttl()), "after {:?}", granted.since(gone));
+    assert!(new.token() > old.token(), "{} after {}", new.token(), old.token());
+    release(&two, &new).await;
 }
 
 async fn l8_ttls_are_rounded_up_and_limits_are_told(env: Env) {

@@ -1,0 +1,225 @@
+//! [`Line`]: those of a client who wait for one lock.
+
+use crate::locked;
+use crate::names::Span;
+use crate::queue::{Entry, Queue};
+use crate::watches::{Watch, Watcher, Watches};
+use dlock_core::{Cancel, Clock, LockInfo, LockKey, Standing};
+use etcd_client::{Event, EventType, KeyValue};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// All lines of a client.
+pub(crate) struct Lines {
+    open: Open,
+    runtime: Handle,
+    clock: Clock,
+    stop: Cancel,
+}
+
+type Open = Arc<Mutex<HashMap<LockKey, Weak<Line>>>>;
+
+/// A line stays for so long without waiters: a new watch may hear nothing for 100 ms, the server's interval for those
+/// that begin in the past.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Those of a client who wait for one lock: one watch of the lock's folder for all of them, by which each is judged
+/// without a request (rule Q2).
+pub(crate) struct Line {
+    key: LockKey,
+    folder: String,
+    state: Mutex<State>,
+    watch: OnceLock<Watch>,
+    open: Open,
+}
+
+struct State {
+    /// The lock as it was last heard of.
+    queue: Queue,
+    waiting: HashMap<Vec<u8>, watch::Sender<News>>,
+    /// Whether somebody came lately.
+    used: bool,
+}
+
+/// What a waiter hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    Waits,
+    /// It holds the lock since that revision, or before.
+    Holds(i64),
+    /// Its entry is no longer there.
+    Gone,
+    /// Nothing is heard from the server.
+    CutOff,
+}
+
+/// A waiter's place in the line; it leaves when it is dropped.
+pub(crate) struct Place {
+    pub(crate) line: Arc<Line>,
+    key: Vec<u8>,
+    news: watch::Receiver<News>,
+}
+
+impl Lines {
+    pub(crate) fn new(clock: Clock, stop: Cancel) -> Self {
+        Self { open: Open::default(), runtime: Handle::current(), clock, stop }
+    }
+
+    /// Takes part in a line. `queue` is what the server answered when it took the entry `entry` in.
+    pub(crate) fn join(&self, key: &LockKey, folder: &str, queue: Queue, entry: &[u8], watches: &Watches) -> Place {
+        let line = {
+            let mut open = locked(&self.open);
+            match open.get(key).and_then(Weak::upgrade) {
+                Some(line) => line,
+                None => {
+                    let line = Arc::new(Line {
+                        key: key.clone(),
+                        folder: folder.to_owned(),
+                        state: Mutex::new(State { queue: queue.clone(), waiting: HashMap::new(), used: true }),
+                        watch: OnceLock::new(),
+                        open: self.open.clone(),
+                    });
+                    open.insert(key.clone(), Arc::downgrade(&line));
+                    let watcher: Weak<Line> = Arc::downgrade(&line);
+                    let from = queue.revision + 1;
+                    let _ = line.watch.set(watches.watch(Span::prefixed(folder), from, Duration::ZERO, watcher));
+                    self.runtime.spawn(line.clone().linger(self.clock.clone(), self.stop.clone()));
+                    line
+                }
+            }
+        };
+        let (told, news) = watch::channel(News::Waits);
+        {
+            let mut state = locked(&line.state);
+            state.used = true;
+            state.waiting.insert(entry.to_vec(), told);
+            // An answer that is older than what was heard since says nothing new.
+            if queue.revision > state.queue.revision {
+                state.queue = queue;
+            }
+            if state.queue.position(entry).is_none() {
+                state.is_gone(entry);
+            }
+            state.judge();
+        }
+        Place { line, key: entry.to_vec(), news }
+    }
+}
+
+impl Line {
+    /// Keeps the line until nobody has used it for a while.
+    async fn linger(self: Arc<Self>, clock: Clock, stop: Cancel) {
+        let unused = async {
+            loop {
+                clock.sleep(LINGER).await;
+                let mut state = locked(&self.state);
+                if !std::mem::take(&mut state.used) && state.waiting.is_empty() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = unused => {}
+            () = stop.fired() => {}
+        }
+    }
+
+    /// The lock as it was last heard of, and when.
+    pub(crate) fn seen(&self) -> (i64, LockInfo) {
+        let state = locked(&self.state);
+        (state.queue.revision, state.queue.info(&self.key))
+    }
+
+    pub(crate) fn revision(&self) -> i64 {
+        locked(&self.state).queue.revision
+    }
+}
+
+impl State {
+    /// Tells a waiter that its entry is gone.
+    fn is_gone(&mut self, entry: &[u8]) {
+        if let Some(told) = self.waiting.remove(entry) {
+            told.send_replace(News::Gone);
+        }
+    }
+
+    /// Tells those who hold the lock now.
+    fn judge(&self) {
+        for (index, entry) in self.queue.entries.iter().enumerate() {
+            let Some(told) = self.waiting.get(&entry.key) else { continue };
+            if self.queue.standing(index) != Standing::Holds {
+                // So do all behind it.
+                return;
+            }
+            told.send_replace(News::Holds(self.queue.revision));
+        }
+    }
+}
+
+impl Watcher for Line {
+    fn is(&self, revision: i64, kvs: &[KeyValue]) {
+        let mut state = locked(&self.state);
+        // An earlier revision is that of a server that has lost its data.
+        state.queue = Queue::read(&self.folder, revision, kvs);
+        let gone: Vec<_> = state.waiting.keys().filter(|key| state.queue.position(key).is_none()).cloned().collect();
+        gone.iter().for_each(|key| state.is_gone(key));
+        state.judge();
+    }
+
+    fn changed(&self, events: &[Event]) {
+        let mut state = locked(&self.state);
+        let known = state.queue.revision;
+        for event in events {
+            let Some(kv) = event.kv().filter(|kv| kv.mod_revision() > known) else { continue };
+            let queue = &mut state.queue;
+            queue.revision = queue.revision.max(kv.mod_revision());
+            let place = queue.position(kv.key());
+            match (event.event_type(), place) {
+                (EventType::Put, None) => queue.entries.push(Entry::read(self.folder.len(), kv)),
+                (EventType::Put, Some(place)) => queue.entries[place] = Entry::read(self.folder.len(), kv),
+                (EventType::Delete, Some(place)) => {
+                    queue.entries.remove(place);
+                    state.is_gone(kv.key());
+                }
+                (EventType::Delete, None) => {}
+            }
+        }
+        state.judge();
+    }
+
+    fn is_cut_off(&self) {
+        for told in locked(&self.state).waiting.values() {
+            told.send_if_modified(|news| *news == News::Waits && std::mem::replace(news, News::CutOff) == News::Waits);
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let mut open = locked(&self.open);
+        if open.get(&self.key).is_some_and(|line| line.strong_count() == 0) {
+            open.remove(&self.key);
+        }
+    }
+}
+
+impl Place {
+    /// The next news that is not that it waits.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub(crate) async fn news(&mut self) -> News {
+        let news = self.news.wait_for(|news| *news != News::Waits).await;
+        // The line keeps the sender until it has said that the entry is gone.
+        news.map_or(News::Gone, |news| *news)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        locked(&self.line.state).waiting.remove(&self.key);
+    }
+}

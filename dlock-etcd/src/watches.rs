@@ -1,0 +1,290 @@
+//! [`Watches`]: all that a client watches, on one stream.
+
+use crate::error::from_etcd;
+use crate::locked;
+use crate::names::{Names, Span};
+use crate::store::{Store, get};
+use dlock_core::{Cancel, Error, ErrorKind, Moment, Result};
+use etcd_client::{Event, KeyValue, Txn, WatchOptions, WatchRequestSender, WatchResponseStream};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+
+/// Hears of changes.
+pub(crate) trait Watcher: Send + Sync {
+    /// What is watched, as it was at a revision: told when the stream was made anew.
+    fn is(&self, revision: i64, kvs: &[KeyValue]);
+    /// What changed since, in order.
+    fn changed(&self, events: &[Event]);
+    /// Nothing was heard for longer than an operation may take.
+    fn is_cut_off(&self) {}
+}
+
+/// All that a client watches: any number of spans of keys, on one stream, which is made anew when it breaks.
+pub(crate) struct Watches(Arc<Shared>);
+
+struct Shared {
+    store: Store,
+    names: Names,
+    op_timeout: Duration,
+    state: Mutex<State>,
+    /// Rings when there is something to watch and no stream.
+    begin: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    watched: HashMap<i64, Watched>,
+    last_id: i64,
+    /// To the stream, while there is one.
+    orders: Option<mpsc::UnboundedSender<Order>>,
+}
+
+struct Watched {
+    span: Span,
+    /// The first revision that is not yet known.
+    from: i64,
+    /// Whether the server was told; then it may have been told more than `from` says.
+    told: bool,
+    watcher: Weak<dyn Watcher>,
+}
+
+enum Order {
+    Watch(i64, Moment),
+    Forget(i64),
+}
+
+/// Ends when it is dropped.
+pub(crate) struct Watch {
+    shared: Arc<Shared>,
+    id: i64,
+}
+
+/// A stream that lasted so long was a good one.
+const LASTING: Duration = Duration::from_secs(1);
+
+/// How many spans are read anew by one request.
+const CHUNK: usize = 64;
+
+impl Watches {
+    pub(crate) fn new(store: Store, names: Names, op_timeout: Duration, stop: Cancel) -> Self {
+        let shared = Arc::new(Shared { store, names, op_timeout, state: Mutex::default(), begin: Notify::new() });
+        tokio::spawn({
+            let shared = shared.clone();
+            async move {
+                tokio::select! {
+                    () = stop.fired() => {}
+                    () = shared.run() => {}
+                }
+                locked(&shared.state).orders = None;
+            }
+        });
+        Self(shared)
+    }
+
+    /// Watches a span whose state is known before the revision `from`. The server is told after `delay`: what is
+    /// forgotten before costs nothing, and what happens until then is heard then.
+    pub(crate) fn watch(&self, span: Span, from: i64, delay: Duration, watcher: Weak<dyn Watcher>) -> Watch {
+        let mut state = locked(&self.0.state);
+        state.last_id += 1;
+        let id = state.last_id;
+        state.watched.insert(id, Watched { span, from, told: false, watcher });
+        match &state.orders {
+            // A closed channel is that of a stream that broke just now: the next one is told all.
+            Some(orders) => drop(orders.send(Order::Watch(id, self.0.store.clock.now() + delay))),
+            None => self.0.begin.notify_one(),
+        }
+        Watch { shared: self.0.clone(), id }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut state = locked(&self.shared.state);
+        let watched = state.watched.remove(&self.id);
+        if let (Some(Watched { told: true, .. }), Some(orders)) = (watched, &state.orders) {
+            let _ = orders.send(Order::Forget(self.id));
+        }
+    }
+}
+
+impl Shared {
+    async fn run(&self) {
+        let clock = &self.store.clock;
+        let mut pauses = dlock_core::backoff();
+        let mut heard = clock.now();
+        loop {
+            if locked(&self.state).watched.is_empty() {
+                self.begin.notified().await;
+                heard = clock.now();
+            }
+            let error = match self.open().await {
+                Ok((requests, responses)) => {
+                    let begun = clock.now();
+                    let error = self.serve(requests, responses).await;
+                    heard = clock.now();
+                    if heard.since(begun) > LASTING {
+                        pauses = dlock_core::backoff();
+                    }
+                    error
+                }
+                Err(error) => error,
+            };
+            locked(&self.state).orders = None;
+            tracing::debug!(error = %error.chain(), "the watches have no stream; making it anew");
+            if clock.now().since(heard) >= self.op_timeout {
+                for (_, watcher) in self.watchers() {
+                    watcher.is_cut_off();
+                }
+            }
+            clock.sleep(pauses.next().unwrap_or_default()).await;
+        }
+    }
+
+    fn watchers(&self) -> Vec<(i64, Arc<dyn Watcher>)> {
+        let state = locked(&self.state);
+        state.watched.iter().filter_map(|(id, watched)| Some((*id, watched.watcher.upgrade()?))).collect()
+    }
+
+    /// Opens a stream, with the watch of a key that never is: what is watched comes and goes.
+    async fn open(&self) -> Result<(WatchRequestSender, WatchResponseStream)> {
+        let give_up = self.store.clock.now() + self.op_timeout;
+        let mut client = self.store.watch_client();
+        let opened = self.store.clock.timeout_at(give_up, client.watch(self.names.withdrawn(0), None)).await;
+        Ok(opened.ok_or_else(crate::error::no_answer)?.map_err(from_etcd)?.split())
+    }
+
+    /// Tells the server what is watched, and the watchers what it says, until the stream ends.
+    async fn serve(&self, requests: WatchRequestSender, mut responses: WatchResponseStream) -> Error {
+        let (orders, to_do) = mpsc::unbounded_channel();
+        let lost: Vec<_> = {
+            // From now on what is new comes as an order; what is there already is told here.
+            let mut state = locked(&self.state);
+            let now = self.store.clock.now();
+            let (mut lost, mut new) = (Vec::new(), Vec::new());
+            for (id, watched) in &mut state.watched {
+                if std::mem::take(&mut watched.told) { lost.push(*id) } else { new.push(*id) }
+            }
+            for id in new {
+                let _ = orders.send(Order::Watch(id, now));
+            }
+            state.orders = Some(orders.clone());
+            lost
+        };
+        let read_anew = async {
+            match self.read_anew(lost, &orders).await {
+                Ok(()) => std::future::pending().await,
+                Err(error) => error,
+            }
+        };
+        tokio::select! {
+            error = read_anew => error,
+            error = self.tell(requests, to_do) => error,
+            error = self.hear(&mut responses) => error,
+        }
+    }
+
+    /// Reads again what the broken stream may have missed (rule V5), and watches from there.
+    async fn read_anew(&self, lost: Vec<i64>, orders: &mpsc::UnboundedSender<Order>) -> Result<()> {
+        let result = self.read_chunks(&lost, orders).await;
+        if result.is_err() {
+            // Those that were not reached are to be read next time.
+            let mut state = locked(&self.state);
+            for id in lost {
+                if let Some(watched) = state.watched.get_mut(&id) {
+                    watched.told = true;
+                }
+            }
+        }
+        result
+    }
+
+    async fn read_chunks(&self, lost: &[i64], orders: &mpsc::UnboundedSender<Order>) -> Result<()> {
+        for ids in lost.chunks(CHUNK) {
+            let known: Vec<_> = {
+                let state = locked(&self.state);
+                ids.iter()
+                    .filter_map(|id| {
+                        let watched = state.watched.get(id)?;
+                        Some((*id, watched.span.clone(), watched.watcher.upgrade()?))
+                    })
+                    .collect()
+            };
+            let gets: Vec<_> = known.iter().map(|(_, span, _)| get(span)).collect();
+            let now = self.store.clock.now();
+            let Some(reply) = self.store.txn(Txn::new().and_then(gets), now + self.op_timeout).await? else { continue };
+            for ((id, _, watcher), kvs) in known.into_iter().zip(&reply.read) {
+                watcher.is(reply.revision, kvs);
+                if let Some(watched) = locked(&self.state).watched.get_mut(&id) {
+                    watched.from = reply.revision + 1;
+                    let _ = orders.send(Order::Watch(id, now));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is ordered, each watch when its time has come.
+    async fn tell(&self, mut requests: WatchRequestSender, mut orders: mpsc::UnboundedReceiver<Order>) -> Error {
+        // All delays are the same, or none.
+        let mut later = VecDeque::new();
+        let clock = &self.store.clock;
+        loop {
+            let due = later.front().map_or(Moment::MAX, |(_, due)| *due);
+            let sent = tokio::select! {
+                biased;
+                () = clock.sleep_until(due), if due < Moment::MAX => match later.pop_front() {
+                    Some((id, _)) => self.tell_one(&mut requests, id).await,
+                    None => Ok(()),
+                },
+                order = orders.recv() => match order {
+                    Some(Order::Watch(id, due)) if due <= clock.now() => self.tell_one(&mut requests, id).await,
+                    Some(Order::Watch(id, due)) => {
+                        later.push_back((id, due));
+                        Ok(())
+                    }
+                    Some(Order::Forget(id)) => requests.cancel(id).await.map_err(from_etcd),
+                    None => Err(Error::new(ErrorKind::Closed, "the client was closed")),
+                },
+            };
+            if let Err(error) = sent {
+                return error;
+            }
+        }
+    }
+
+    async fn tell_one(&self, requests: &mut WatchRequestSender, id: i64) -> Result<()> {
+        let (span, from) = {
+            let mut state = locked(&self.state);
+            let Some(watched) = state.watched.get_mut(&id).filter(|watched| !watched.told) else { return Ok(()) };
+            watched.told = true;
+            (watched.span.clone(), watched.from)
+        };
+        let options = WatchOptions::new().with_range(span.end).with_start_revision(from).with_watch_id(id);
+        requests.watch(span.start, Some(options)).await.map_err(from_etcd)
+    }
+
+    async fn hear(&self, responses: &mut WatchResponseStream) -> Error {
+        loop {
+            let response = match responses.message().await {
+                Ok(Some(response)) => response,
+                Ok(None) => return Error::new(ErrorKind::Unavailable, "the server ended the stream of watches"),
+                Err(error) => return from_etcd(error),
+            };
+            let watcher = match locked(&self.state).watched.get(&response.watch_id()) {
+                // Forgotten meanwhile.
+                None => continue,
+                Some(watched) => watched.watcher.clone(),
+            };
+            if response.canceled() {
+                // What was to be heard was compacted, or may not be read.
+                let reason = response.cancel_reason().to_owned();
+                return Error::new(ErrorKind::Unavailable, format!("the server ended a watch: {reason}"));
+            }
+            if let Some(watcher) = watcher.upgrade().filter(|_| !response.events().is_empty()) {
+                watcher.changed(response.events());
+            }
+        }
+    }
+}
