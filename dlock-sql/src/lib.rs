@@ -59,3 +59,7 @@ pub use mysql::{MySqlBackend, MySqlStore};
 pub use options::SqlOptions;
 pub use postgres::{PostgresBackend, PostgresStore};
 pub use schema::{mysql_schema, postgres_schema};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/FENCING.md")]
+struct Fencing;

@@ -32,6 +32,7 @@ struct Shared {
     owns_pool: bool,
     options: SqlOptions,
     clock: Clock,
+    watched: purge::Watched,
     purging: Option<AbortHandle>,
     sql: Sql,
 }
@@ -196,13 +197,15 @@ impl MySqlStore {
                 let store = move || weak.upgrade().map(Self);
                 tokio::spawn(purge::keep_purging(store, unused_for, Clock::system())).abort_handle()
             });
-            Shared { pool, owns_pool, options, clock, purging, sql }
+            let watched = purge::Watched::default();
+            Shared { pool, owns_pool, options, clock, watched, purging, sql }
         });
         Ok(Self(store))
     }
 
     /// Removes the rows of locks that nobody has used for `unused_for` (an hour at the least), and answers how many: one pass
-    /// of what [`SqlOptions::purge_after`] does from time to time. The tokens of a key go on growing.
+    /// of what [`SqlOptions::purge_after`] does from time to time. The tokens of a key go on growing. What a crashed client left
+    /// in a row goes with a later pass, when this client has watched it for a TTL.
     ///
     /// # Cancel safety
     /// Cancel-safe: each row goes by itself.
@@ -210,7 +213,7 @@ impl MySqlStore {
     /// # Errors
     /// When the database could not be asked, or this user may not delete rows.
     pub async fn purge_unused(&self, unused_for: Duration) -> Result<u64> {
-        purge::pass(self, unused_for.max(LEAST_IDLE), &mut purge::Watched::default()).await
+        purge::pass(self, unused_for.max(LEAST_IDLE)).await
     }
 
     fn failed(&self, error: sqlx::Error) -> dlock_core::Error {
@@ -378,6 +381,10 @@ impl RecordStore for MySqlStore {
 
 #[async_trait]
 impl Purges for MySqlStore {
+    fn watched(&self) -> &purge::Watched {
+        &self.0.watched
+    }
+
     async fn unused(&self, unused_for: Duration, after: &str, at_most: u16) -> Result<Vec<Listed>> {
         let sent = self.0.clock.now();
         let query = sqlx::query_as(AssertSqlSafe(self.0.sql.unused.clone()))

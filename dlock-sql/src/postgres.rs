@@ -35,6 +35,7 @@ struct Shared {
     pooled: bool,
     options: SqlOptions,
     clock: Clock,
+    watched: purge::Watched,
     wakes: Wakes,
     tasks: Vec<AbortHandle>,
     sql: Sql,
@@ -220,13 +221,15 @@ impl PostgresStore {
                 tokio::spawn(purge::keep_purging(store, unused_for, Clock::system())).abort_handle()
             });
             let tasks = listening.into_iter().chain(purging).collect();
-            Shared { pool, owns_pool, pooled, options, clock, wakes, tasks, sql }
+            let watched = purge::Watched::default();
+            Shared { pool, owns_pool, pooled, options, clock, watched, wakes, tasks, sql }
         });
         Ok(Self(store))
     }
 
     /// Removes the rows of locks that nobody has used for `unused_for` (an hour at the least), and answers how many: one pass
-    /// of what [`SqlOptions::purge_after`] does from time to time. The tokens of a key go on growing.
+    /// of what [`SqlOptions::purge_after`] does from time to time. The tokens of a key go on growing. What a crashed client left
+    /// in a row goes with a later pass, when this client has watched it for a TTL.
     ///
     /// # Cancel safety
     /// Cancel-safe: each row goes by itself.
@@ -234,7 +237,7 @@ impl PostgresStore {
     /// # Errors
     /// When the database could not be asked, or this user may not delete rows.
     pub async fn purge_unused(&self, unused_for: Duration) -> Result<u64> {
-        purge::pass(self, unused_for.max(LEAST_IDLE), &mut purge::Watched::default()).await
+        purge::pass(self, unused_for.max(LEAST_IDLE)).await
     }
 
     async fn rows(&self, statement: &str, args: &[Arg<'_>]) -> Result<Vec<PgRow>> {
@@ -405,6 +408,10 @@ impl RecordStore for PostgresStore {
 
 #[async_trait]
 impl Purges for PostgresStore {
+    fn watched(&self) -> &purge::Watched {
+        &self.0.watched
+    }
+
     async fn unused(
         &self,
         unused_for: Duration,
