@@ -60,6 +60,8 @@ pub(crate) enum Command {
         #[arg(long)]
         token: Option<u64>,
     },
+    /// Make what the store needs before it can keep locks (a table), or bring it up to date; done twice it changes nothing
+    Init,
     /// Check a live store against what dlock expects of it
     Check {
         /// Only cases whose name has this in it

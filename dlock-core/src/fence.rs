@@ -1,5 +1,6 @@
 //! Fencing tokens, and [`Gate`], which refuses stale ones at the resource.
 
+use crate::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,3 +88,11 @@ impl fmt::Display for StaleToken {
 }
 
 impl std::error::Error for StaleToken {}
+
+/// The lock was lost, and the resource says so: [`ErrorKind::LeaseLost`], with the [`StaleToken`] as its source.
+impl From<StaleToken> for Error {
+    fn from(stale: StaleToken) -> Self {
+        let message = "a later holder has been at this resource: change nothing, and acquire the lock anew";
+        Error::new(ErrorKind::LeaseLost, message).with_source(stale)
+    }
+}

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 type Connect = dyn Fn(StoreUrl) -> BoxFuture<'static, Result<Arc<dyn LockBackend>>> + Send + Sync;
+type Init = dyn Fn(StoreUrl) -> BoxFuture<'static, Result<String>> + Send + Sync;
 
 /// How a backend is made of a URL.
 #[derive(Clone)]
@@ -17,6 +18,7 @@ pub struct Driver {
     schemes: &'static [&'static str],
     parameters: &'static [&'static str],
     connect: Arc<Connect>,
+    init: Option<Arc<Init>>,
 }
 
 impl Driver {
@@ -28,7 +30,19 @@ impl Driver {
         parameters: &'static [&'static str],
         connect: impl Fn(StoreUrl) -> BoxFuture<'static, Result<Arc<dyn LockBackend>>> + Send + Sync + 'static,
     ) -> Self {
-        Self { name, schemes, parameters, connect: Arc::new(connect) }
+        Self { name, schemes, parameters, connect: Arc::new(connect), init: None }
+    }
+
+    /// For a store in which something has to be made before it can keep locks, such as a table. `init` makes it or brings
+    /// it up to date, and answers a sentence that says what it did; done twice it changes nothing. It answers within the
+    /// URL's `op_timeout`, or as long as the store takes to make a thing.
+    #[must_use]
+    pub fn with_init(
+        mut self,
+        init: impl Fn(StoreUrl) -> BoxFuture<'static, Result<String>> + Send + Sync + 'static,
+    ) -> Self {
+        self.init = Some(Arc::new(init));
+        self
     }
 
     /// The backend's name.
@@ -44,8 +58,13 @@ impl Driver {
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, schemes, parameters, connect: _ } = self;
-        f.debug_struct("Driver").field("name", name).field("schemes", schemes).field("parameters", parameters).finish()
+        let Self { name, schemes, parameters, connect: _, init } = self;
+        f.debug_struct("Driver")
+            .field("name", name)
+            .field("schemes", schemes)
+            .field("parameters", parameters)
+            .field("has_init", &init.is_some())
+            .finish()
     }
 }
 
@@ -134,7 +153,28 @@ impl Registry {
     /// # Errors
     /// As [`Registry::connect_with`].
     pub async fn connect_backend(&self, url: &StoreUrl) -> Result<Arc<dyn LockBackend>> {
-        let driver = self.driver(url.scheme())?;
+        let driver = self.driver(url)?;
+        (driver.connect)(url.clone()).await.map_err(|error| error.with_backend(driver.name).during("connect", None))
+    }
+
+    /// Makes what the store of a URL needs before it can keep locks, or brings it up to date, and says what it did; `None`
+    /// for a store that needs nothing. What `dlock init` does.
+    ///
+    /// # Cancel safety
+    /// Dropped halfway it may have made a part; done again it makes the rest.
+    ///
+    /// # Errors
+    /// As [`Registry::connect_with`], and [`ErrorKind::Unauthorized`] when the URL's user may not make it.
+    pub async fn init(&self, url: &StoreUrl) -> Result<Option<String>> {
+        let driver = self.driver(url)?;
+        let Some(init) = &driver.init else { return Ok(None) };
+        let done = init(url.clone()).await;
+        done.map(Some).map_err(|error| error.with_backend(driver.name).during("init", None))
+    }
+
+    /// The driver of a URL whose parameters are all known.
+    fn driver(&self, url: &StoreUrl) -> Result<&Driver> {
+        let driver = self.driver_of(url.scheme())?;
         let known = |name: &str| driver.parameters.contains(&name) || Config::PARAMETERS.contains(&name);
         if let Some(unknown) = url.param_names().find(|name| !known(name)) {
             let mut names: Vec<_> = driver.parameters.iter().chain(Config::PARAMETERS).copied().collect();
@@ -144,10 +184,10 @@ impl Registry {
                 format!("a {} URL has no parameter {unknown:?}; it may have {}", url.scheme(), names.join(", ")),
             ));
         }
-        (driver.connect)(url.clone()).await.map_err(|error| error.with_backend(driver.name).during("connect", None))
+        Ok(driver)
     }
 
-    fn driver(&self, scheme: &str) -> Result<&Driver> {
+    fn driver_of(&self, scheme: &str) -> Result<&Driver> {
         if let Some(driver) = self.drivers.iter().find(|driver| driver.schemes.contains(&scheme)) {
             return Ok(driver);
         }

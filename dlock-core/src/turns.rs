@@ -1,4 +1,4 @@
-//! [`Turns`]: which of one process's acquisitions waits in the store.
+//! [`Turns`]: those of one client that want the same key go one after the other.
 
 use crate::LockKey;
 use crate::clock::locked;
@@ -6,13 +6,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Lets one acquisition a key wait in the store, and the others of this client in order behind it: the store sees one
-/// waiter a client, however many there are.
+/// A turn a key, in order of arrival.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Turns(Arc<Mutex<HashMap<LockKey, Arc<Semaphore>>>>);
 
 impl Turns {
-    /// Resolves when it is this acquisition's turn; the turn ends when the answer is dropped.
+    /// Resolves when it is this caller's turn; the turn ends when the answer is dropped.
     ///
     /// # Cancel safety
     /// Cancel-safe: the place in the line is lost.

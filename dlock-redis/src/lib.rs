@@ -14,6 +14,7 @@
 mod backend;
 mod connection;
 mod error;
+pub mod fence;
 mod keys;
 mod lease;
 mod reply;

@@ -1,19 +1,25 @@
 //! [`PostgresBackend`].
 
-use crate::config::{LOOK, Settings, Tls, holders, place, postgres_table};
-use crate::error::{from_sql, no_answer};
+use crate::columns::Columns;
+use crate::config::{LOOK, place};
+use crate::error::{Advice, no_answer};
+use crate::listen::{CHANNEL, listen};
+use crate::options::{Connection, LEAST_IDLE, SqlOptions, Tls};
+use crate::purge::{self, Purges};
+use crate::schema::{Found, postgres_schema};
+use crate::statement::{Arg, rows};
 use async_trait::async_trait;
 use dlock_core::record::{Change, Record, RecordBackend, RecordStore, Snapshot, StoreReading, StoreTime, Swap, Wakes};
 use dlock_core::{Capabilities, Clock, HolderId, LockKey, Moment, Result, StoreUrl, Wake};
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgSslMode};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow, PgSslMode};
+use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgPool};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::AbortHandle;
 
-/// Locks in PostgreSQL.
+/// Locks in PostgreSQL: [`RecordBackend::new`] of a [`PostgresStore`].
 pub type PostgresBackend = RecordBackend<PostgresStore>;
 
 /// Records in a table of PostgreSQL. Clones share the pool.
@@ -23,50 +29,102 @@ pub struct PostgresStore(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     pool: PgPool,
-    settings: Settings,
+    /// The pool is ours to close.
+    owns_pool: bool,
+    /// No session is kept from one statement to the next.
+    pooled: bool,
+    options: SqlOptions,
     clock: Clock,
+    watched: purge::Watched,
     wakes: Wakes,
-    /// Ends the listening task.
-    listening: Option<AbortHandle>,
+    tasks: Vec<AbortHandle>,
     sql: Sql,
 }
 
 #[derive(Debug)]
 struct Sql {
+    create: String,
     read: String,
     swap: String,
     scan: String,
+    unused: String,
     purge: String,
 }
 
 /// Microseconds since 1970, by the server.
 const MICROS: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-/// Where grants are told.
-const CHANNEL: &str = "dlock_grants";
-/// How long the test of that may take.
-const SELF_TEST: Duration = Duration::from_secs(1);
+/// Two clients that make the tables at once take turns: any number of our own.
+const INIT_LOCK: i64 = 0x646c_6f63_6b00;
+/// A connection that was idle for longer is tested before it is used.
+pub(crate) const TRUSTED: Duration = Duration::from_secs(1);
 
 impl Sql {
     fn new(table: &str) -> Self {
+        let columns = "version = $3, record = $4, holders = $5, expires = timestamptz 'epoch' + $7 * interval '1 microsecond', \
+                       last_token = $8, changed = clock_timestamp()";
         Self {
+            create: postgres_schema(table),
             read: format!(
                 "SELECT {MICROS}, l.version, l.record FROM (VALUES (1)) one LEFT JOIN {table} l ON l.key = $1"
             ),
             // What is there is answered as it was when the statement began.
             swap: format!(
-                "WITH changed AS (UPDATE {table} SET version = $3, record = $4, holders = $5, changed = clock_timestamp() \
-                 WHERE key = $1 AND version = $2 RETURNING 1), \
-                 made AS (INSERT INTO {table} (key, version, record, holders, changed) \
-                 SELECT $1, $3, $4, $5, clock_timestamp() WHERE $2::bigint IS NULL ON CONFLICT (key) DO NOTHING RETURNING 1), \
+                "WITH changed AS (UPDATE {table} SET {columns} WHERE key = $1 AND version = $2 RETURNING 1), \
+                 made AS (INSERT INTO {table} (key, version, record, holders, expires, last_token, changed) \
+                 SELECT $1, $3, $4, $5, timestamptz 'epoch' + $7 * interval '1 microsecond', $8, clock_timestamp() \
+                 WHERE $2::bigint IS NULL ON CONFLICT (key) DO NOTHING RETURNING 1), \
                  done AS (SELECT 1 FROM changed UNION ALL SELECT 1 FROM made), \
                  told AS (SELECT pg_notify('{CHANNEL}', id || ' ' || $1) FROM unnest($6::text[]) id WHERE EXISTS (SELECT 1 FROM done)) \
                  SELECT {MICROS}, EXISTS (SELECT 1 FROM done), l.version, l.record, (SELECT count(*) FROM told) \
                  FROM (VALUES (1)) one LEFT JOIN {table} l ON l.key = $1"
             ),
             scan: format!("SELECT {MICROS}, key, version, record FROM {table} WHERE starts_with(key, $1)"),
-            purge: format!("DELETE FROM {table} WHERE key = $1 AND version = $2"),
+            unused: format!(
+                "SELECT {MICROS}, key, version, record FROM {table} \
+                 WHERE key > $1 AND changed < clock_timestamp() - $2 * interval '1 microsecond' ORDER BY key LIMIT $3"
+            ),
+            purge: format!(
+                "DELETE FROM {table} WHERE key = $1 AND version = $2 \
+                 AND changed < clock_timestamp() - $3 * interval '1 microsecond' RETURNING 1"
+            ),
         }
     }
+}
+
+fn pool_of(url: &StoreUrl, op_timeout: Duration) -> Result<PgPool> {
+    let (host, port, database) = place(url)?;
+    let connection = Connection::of(url)?;
+    let mode = match connection.tls {
+        Tls::Disable => PgSslMode::Disable,
+        Tls::Prefer => PgSslMode::Prefer,
+        Tls::Require => PgSslMode::Require,
+        Tls::VerifyFull => PgSslMode::VerifyFull,
+    };
+    // A pooler refuses start-up parameters that it does not know, and we read no floating point numbers.
+    let mut options = PgConnectOptions::new_without_pgpass().extra_float_digits(None).application_name("dlock");
+    options = options.host(host).port(port.unwrap_or(5432)).database(database).ssl_mode(mode);
+    if let Some(file) = connection.tls_ca {
+        options = options.ssl_root_cert(file);
+    }
+    if let Some(user) = url.username() {
+        options = options.username(user);
+    }
+    if let Some(password) = url.password() {
+        options = options.password(password);
+    }
+    let pool = PgPoolOptions::new()
+        .max_connections(connection.pool)
+        .acquire_timeout(op_timeout)
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > TRUSTED {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        });
+    Ok(pool.connect_lazy_with(options))
 }
 
 impl PostgresStore {
@@ -76,55 +134,120 @@ impl PostgresStore {
     /// Cancel-safe.
     ///
     /// # Errors
-    /// When the URL is wrong, the database does not answer within `op_timeout`, or the table is missing.
+    /// When the URL is wrong, the database does not answer within `op_timeout`, or the table is missing or of another
+    /// schema.
     pub async fn connect(url: &StoreUrl) -> Result<Self> {
-        let settings = Settings::of(url)?;
-        let (host, port, database) = place(url)?;
-        let mode = match settings.tls {
-            Tls::Disable => PgSslMode::Disable,
-            Tls::Prefer => PgSslMode::Prefer,
-            Tls::Require => PgSslMode::Require,
-            Tls::VerifyFull => PgSslMode::VerifyFull,
-        };
-        let mut options = PgConnectOptions::new_without_pgpass().host(host).database(database).ssl_mode(mode);
-        options = options.port(port.unwrap_or(5432)).application_name("dlock");
-        if let Some(user) = url.username() {
-            options = options.username(user);
-        }
-        if let Some(password) = url.password() {
-            options = options.password(password);
-        }
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.pool)
-            .acquire_timeout(settings.op_timeout)
-            .connect_lazy_with(options);
-        Self::with_pool(pool, settings).await
+        let options = SqlOptions::of(url)?;
+        Self::over(pool_of(url, options.op_timeout)?, options, true).await
     }
 
-    async fn with_pool(pool: PgPool, settings: Settings) -> Result<Self> {
-        let (clock, wakes, create) = (Clock::system(), Wakes::default(), postgres_table(&settings.table));
-        let sql = Sql::new(&settings.table);
-        let give_up = clock.now() + settings.op_timeout;
+    /// Locks on a pool that the program has already: `sqlx` 0.9, the version that this crate is built with. One connection
+    /// more, with the pool's own options, listens for grants.
+    ///
+    /// A pool is shared with what else the program does: while all its connections are busy no lock is renewed. Give the
+    /// locks a pool of their own where that may be so. [`close`](RecordStore::close) leaves the pool open.
+    ///
+    /// ```no_run
+    /// use dlock_core::Locks;
+    /// use dlock_sql::{PostgresBackend, PostgresStore, SqlOptions};
+    /// # async fn connected(pool: sqlx::PgPool) -> dlock_core::Result<Locks> {
+    /// let store = PostgresStore::from_pool(pool, SqlOptions::new().create(true)).await?;
+    /// Locks::new(PostgresBackend::new(store))
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::connect`].
+    pub async fn from_pool(pool: PgPool, options: SqlOptions) -> Result<Self> {
+        Self::over(pool, options, false).await
+    }
+
+    /// Makes the tables of a `postgres://` URL or brings them up to date, and says what it did: what `dlock init` does.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: one transaction.
+    ///
+    /// # Errors
+    /// When the database does not answer within `op_timeout`, or the user may not make tables.
+    pub async fn init(url: &StoreUrl) -> Result<String> {
+        let options = SqlOptions::of(url)?;
+        let (pool, clock) = (pool_of(url, options.op_timeout)?, Clock::system());
+        let (table, create) = (options.table.as_str(), postgres_schema(&options.table));
+        let found = clock.timeout_at(clock.now() + options.op_timeout, init(&pool, table, &create)).await;
+        let found = found.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        let found = found.map_err(|error| Advice { table, create: &create, init: true }.error(error))?;
+        clock.timeout_at(clock.now() + options.op_timeout, pool.close()).await;
+        found.made(table)
+    }
+
+    async fn over(pool: PgPool, options: SqlOptions, owns_pool: bool) -> Result<Self> {
+        let (clock, wakes, sql) = (Clock::system(), Wakes::default(), Sql::new(&options.table));
+        let give_up = clock.now() + options.op_timeout;
         let prepared = async {
-            if settings.create {
-                sqlx::query(AssertSqlSafe(create.clone())).execute(&pool).await?;
+            let found = match found(&pool, &options.table).await? {
+                old if options.create && old.is_to_be_made() => {
+                    init(&pool, &options.table, &sql.create).await?;
+                    found(&pool, &options.table).await?
+                }
+                found => found,
+            };
+            if found.is_current() {
+                rows(&pool, true, &sql.read, &[Arg::Text("")]).await?;
             }
-            sqlx::query(AssertSqlSafe(sql.read.clone())).bind("").fetch_one(&pool).await.map(drop)
+            Ok(found)
         };
-        let prepared = clock.timeout_at(give_up, prepared).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        prepared.map_err(|error| from_sql(error, &create))?;
-        let listening = match listen(&pool, &clock).await {
-            Some(listener) => Some(tokio::spawn(hear(listener, wakes.clone())).abort_handle()),
-            None => {
-                tracing::warn!("LISTEN does not get through to this database (a pooler?): waiters look every {LOOK:?}");
-                None
-            }
+        let found = clock.timeout_at(give_up, prepared).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        let advice = Advice { table: &options.table, create: &sql.create, init: options.create };
+        found.map_err(|error| advice.error(error))?.check(&options.table, &sql.create)?;
+        let listening = match options.pooler {
+            true => None,
+            false => listen(&pool, options.op_timeout, &clock, &wakes).await,
         };
-        Ok(Self(Arc::new(Shared { pool, settings, clock, wakes, listening, sql })))
+        if listening.is_none() {
+            tracing::info!(
+                table = options.table,
+                "waiters look every {LOOK:?}: LISTEN does not get through a transaction pooler; pooler=true in the URL saves the \
+                 test of that"
+            );
+        }
+        let (pooled, purge_after) = (listening.is_none(), options.purge_after);
+        let store = Arc::new_cyclic(|weak| {
+            let weak = weak.clone();
+            let purging = purge_after.map(|unused_for| {
+                let store = move || weak.upgrade().map(Self);
+                tokio::spawn(purge::keep_purging(store, unused_for, Clock::system())).abort_handle()
+            });
+            let tasks = listening.into_iter().chain(purging).collect();
+            let watched = purge::Watched::default();
+            Shared { pool, owns_pool, pooled, options, clock, watched, wakes, tasks, sql }
+        });
+        Ok(Self(store))
     }
 
-    fn failed(&self, error: sqlx::Error) -> dlock_core::Error {
-        from_sql(error, &postgres_table(&self.0.settings.table))
+    /// Removes the rows of locks that nobody has used for `unused_for` (an hour at the least), and answers how many: one pass
+    /// of what [`SqlOptions::purge_after`] does from time to time. The tokens of a key go on growing. What a crashed client left
+    /// in a row goes with a later pass, when this client has watched it for a TTL.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: each row goes by itself.
+    ///
+    /// # Errors
+    /// When the database could not be asked, or this user may not delete rows.
+    pub async fn purge_unused(&self, unused_for: Duration) -> Result<u64> {
+        purge::pass(self, unused_for.max(LEAST_IDLE)).await
+    }
+
+    async fn rows(&self, statement: &str, args: &[Arg<'_>]) -> Result<Vec<PgRow>> {
+        let advice = Advice { table: &self.0.options.table, create: &self.0.sql.create, init: false };
+        rows(&self.0.pool, self.0.pooled, statement, args).await.map_err(|error| advice.error(error))
+    }
+
+    fn read_as<T: for<'r> FromRow<'r, PgRow>>(&self, row: &PgRow) -> Result<T> {
+        let advice = Advice { table: &self.0.options.table, create: &self.0.sql.create, init: false };
+        T::from_row(row).map_err(|error| advice.error(error))
     }
 
     fn reading(&self, micros: i64, sent: Moment) -> StoreReading {
@@ -137,47 +260,44 @@ impl PostgresStore {
             received: self.0.clock.now(),
         }
     }
+
+    /// Rows of key, version and record, with the server's time.
+    async fn listed(&self, statement: &str, args: &[Arg<'_>]) -> Result<Vec<(LockKey, Result<Snapshot<i64>>)>> {
+        let sent = self.0.clock.now();
+        let rows = self.rows(statement, args).await?;
+        let read = |row: &PgRow| {
+            let (micros, key, version, record): (i64, String, i64, String) = self.read_as(row)?;
+            let found = snapshot(Some((version, record)), self.reading(micros, sent));
+            Ok((LockKey::new(key)?, found))
+        };
+        rows.iter().map(read).collect()
+    }
+}
+
+/// What there is of the table.
+async fn found(pool: &PgPool, table: &str) -> Result<Found, sqlx::Error> {
+    let sql = "SELECT to_regclass($1) IS NOT NULL, obj_description(to_regclass($1), 'pg_class')";
+    let rows = rows(pool, true, sql, &[Arg::Text(table)]).await?;
+    let (is_there, comment): (bool, Option<String>) = rows.first().map_or(Ok((false, None)), FromRow::from_row)?;
+    Ok(if is_there { Found::by_comment(comment.as_deref()) } else { Found::Missing })
+}
+
+/// Makes the tables or brings them up to date, in one transaction; answers what there was. It waits for no long transaction
+/// of others: all users of the locks would wait behind it.
+async fn init(pool: &PgPool, table: &str, create: &str) -> Result<Found, sqlx::Error> {
+    let before = found(pool, table).await?;
+    if before.is_to_be_made() {
+        let script = format!(
+            "SELECT set_config('lock_timeout', '3s', true); SELECT pg_advisory_xact_lock({INIT_LOCK}); {create}"
+        );
+        sqlx::raw_sql(AssertSqlSafe(script)).execute(pool).await?;
+    }
+    Ok(before)
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(listening) = &self.listening {
-            listening.abort();
-        }
-    }
-}
-
-/// A connection that hears what is told, if that gets through.
-async fn listen(pool: &PgPool, clock: &Clock) -> Option<PgListener> {
-    let heard = async {
-        let mut listener = PgListener::connect_with(pool).await.ok()?;
-        listener.listen(CHANNEL).await.ok()?;
-        let word = format!("test {:016x}", rand::random::<u64>());
-        sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(&word).execute(pool).await.ok()?;
-        while listener.recv().await.ok()?.payload() != word {}
-        Some(listener)
-    };
-    clock.timeout_at(clock.now() + SELF_TEST, heard).await.flatten()
-}
-
-/// Wakes the waiters that are told of a grant; and all of them when the connection was made anew, since what was told
-/// meanwhile is lost.
-async fn hear(mut listener: PgListener, wakes: Wakes) {
-    loop {
-        match listener.try_recv().await {
-            Ok(Some(told)) => {
-                if let Some((id, key)) = told.payload().split_once(' ')
-                    && let Ok(key) = LockKey::new(key)
-                {
-                    wakes.wake(&key, &HolderId::from_store(id));
-                }
-            }
-            Ok(None) => wakes.wake_all(),
-            Err(_) => {
-                wakes.wake_all();
-                Clock::system().sleep(LOOK).await;
-            }
-        }
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -185,6 +305,10 @@ fn snapshot(row: Option<(i64, String)>, reading: StoreReading) -> Result<Snapsho
     let (version, text) = row.unzip();
     let record = text.map(|text| Record::decode(text.as_bytes())).transpose()?;
     Ok(Snapshot::new(record, version, Some(reading)))
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[async_trait]
@@ -196,35 +320,39 @@ impl RecordStore for PostgresStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let wake = if self.0.listening.is_some() { Wake::Event } else { Wake::Poll(LOOK) };
-        self.0.settings.capabilities(wake)
+        self.0.options.capabilities(if self.0.pooled { Wake::Poll(LOOK) } else { Wake::Event })
     }
 
     fn clock_margin(&self) -> Duration {
-        self.0.settings.clock_margin
+        self.0.options.clock_margin
     }
 
     async fn read(&self, key: &LockKey) -> Result<Snapshot<i64>> {
         let sent = self.0.clock.now();
-        let query = sqlx::query_as(AssertSqlSafe(self.0.sql.read.clone())).bind(key.as_str());
-        let (micros, version, record): (i64, Option<i64>, Option<String>) =
-            query.fetch_one(&self.0.pool).await.map_err(|error| self.failed(error))?;
+        let rows = self.rows(&self.0.sql.read, &[Arg::Text(key.as_str())]).await?;
+        let row = rows.first().ok_or_else(no_answer)?;
+        let (micros, version, record): (i64, Option<i64>, Option<String>) = self.read_as(row)?;
         snapshot(version.zip(record), self.reading(micros, sent))
     }
 
     async fn swap(&self, key: &LockKey, change: Change<'_, i64>) -> Result<Swap<i64>> {
         let (sent, version) = (self.0.clock.now(), rand::random::<i64>());
         let granted: Vec<&str> = change.granted.iter().map(HolderId::as_str).collect();
-        let query = sqlx::query_as(AssertSqlSafe(self.0.sql.swap.clone()))
-            .bind(key.as_str())
-            .bind(change.expected)
-            .bind(version)
-            .bind(change.next.encode())
-            .bind(holders(change.next))
-            .bind(granted);
-        let answer = self.0.clock.timeout_at(change.give_up, query.fetch_one(&self.0.pool)).await;
-        let answer: Result<(i64, bool, Option<i64>, Option<String>, i64), _> = answer.ok_or_else(no_answer)?;
-        let (micros, done, present, record, _) = answer.map_err(|error| self.failed(error))?;
+        let (record, columns) = (change.next.encode(), Columns::of(change.next));
+        let args = [
+            Arg::Text(key.as_str()),
+            Arg::Int(change.expected.copied()),
+            Arg::Int(Some(version)),
+            Arg::Text(&record),
+            Arg::Text(&columns.holders),
+            Arg::Texts(&granted),
+            Arg::Int(columns.expires),
+            Arg::Int(Some(columns.last_token)),
+        ];
+        let answer = self.0.clock.timeout_at(change.give_up, self.rows(&self.0.sql.swap, &args)).await;
+        let rows = answer.ok_or_else(no_answer)??;
+        let row = rows.first().ok_or_else(no_answer)?;
+        let (micros, done, present, record, _): (i64, bool, Option<i64>, Option<String>, i64) = self.read_as(row)?;
         let reading = self.reading(micros, sent);
         if done {
             return Ok(Swap::Done { version: Some(version), reading: Some(reading) });
@@ -237,7 +365,7 @@ impl RecordStore for PostgresStore {
     }
 
     async fn changed(&self, key: &LockKey, waiter: &HolderId, since: Option<&i64>, at_most: Duration) -> Result<()> {
-        if self.0.listening.is_none() {
+        if self.0.pooled {
             self.0.clock.sleep(at_most.min(LOOK.mul_f64(rand::random_range(0.5..1.0)))).await;
             return Ok(());
         }
@@ -252,13 +380,8 @@ impl RecordStore for PostgresStore {
     fn scan(&self, prefix: &str) -> BoxStream<'static, Result<(LockKey, Snapshot<i64>)>> {
         let (this, prefix) = (self.clone(), prefix.to_owned());
         let rows = async move {
-            let sent = this.0.clock.now();
-            let query = sqlx::query_as(AssertSqlSafe(this.0.sql.scan.clone())).bind(prefix);
-            let rows: Vec<(i64, String, i64, String)> =
-                query.fetch_all(&this.0.pool).await.map_err(|error| this.failed(error))?;
-            let read = move |(micros, key, version, record): (i64, String, i64, String)| {
-                let key = LockKey::new(key)?;
-                let found = snapshot(Some((version, record)), this.reading(micros, sent));
+            let rows = this.listed(&this.0.sql.scan, &[Arg::Text(&prefix)]).await?;
+            let read = |(key, found): (LockKey, Result<Snapshot<i64>>)| {
                 found.map_err(|error| error.during("list", Some(&key))).map(|found| (key, found))
             };
             Ok::<_, dlock_core::Error>(futures_util::stream::iter(rows.into_iter().map(read)))
@@ -267,17 +390,37 @@ impl RecordStore for PostgresStore {
     }
 
     async fn purge(&self, key: &LockKey, expected: &i64) -> Result<bool> {
-        let query = sqlx::query(AssertSqlSafe(self.0.sql.purge.clone())).bind(key.as_str()).bind(expected);
-        let done = query.execute(&self.0.pool).await.map_err(|error| self.failed(error))?;
-        Ok(done.rows_affected() > 0)
+        let args = [Arg::Text(key.as_str()), Arg::Int(Some(*expected)), Arg::Int(Some(micros(LEAST_IDLE)))];
+        let done = self.rows(&self.0.sql.purge, &args);
+        let done = self.0.clock.timeout_at(self.0.clock.now() + self.0.options.op_timeout, done).await;
+        Ok(!done.ok_or_else(no_answer)??.is_empty())
     }
 
     async fn close(&self) -> Result<()> {
-        if let Some(listening) = &self.0.listening {
-            listening.abort();
+        self.0.tasks.iter().for_each(AbortHandle::abort);
+        if self.0.owns_pool {
+            // Connections in use are closed when they come back.
+            self.0.clock.timeout_at(self.0.clock.now() + self.0.options.op_timeout, self.0.pool.close()).await;
         }
-        // Connections in use are closed when they come back.
-        self.0.clock.timeout_at(self.0.clock.now() + self.0.settings.op_timeout, self.0.pool.close()).await;
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Purges for PostgresStore {
+    fn watched(&self) -> &purge::Watched {
+        &self.0.watched
+    }
+
+    async fn unused(
+        &self,
+        unused_for: Duration,
+        after: &str,
+        at_most: u16,
+    ) -> Result<Vec<(LockKey, Result<Snapshot<i64>>)>> {
+        let args = [Arg::Text(after), Arg::Int(Some(micros(unused_for))), Arg::Int(Some(i64::from(at_most)))];
+        let found = self.listed(&self.0.sql.unused, &args);
+        let found = self.0.clock.timeout_at(self.0.clock.now() + self.0.options.op_timeout, found).await;
+        found.ok_or_else(no_answer)?
     }
 }

@@ -60,7 +60,7 @@ impl Harness for Database {
     }
 
     async fn put_garbage(&self, key: &LockKey) -> Result<()> {
-        self.sql(&format!("INSERT INTO dlock_locks VALUES ('{key}', 7, '{{ no record', '', now())"));
+        self.sql(&format!("INSERT INTO dlock_locks (`key`, version, record, holders, changed) VALUES ('{key}', 7, '{{ no record', '', now())"));
         Ok(())
     }
 

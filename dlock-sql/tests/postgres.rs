@@ -1,86 +1,10 @@
 //! The suite on a real server of its own.
-#![allow(clippy::unwrap_used)]
 
-use async_trait::async_trait;
-use dlock_conformance::{Fault, Harness, run};
-use dlock_core::record::RecordBackend;
-use dlock_core::{LockBackend, LockKey, Result};
-use dlock_fixtures::PostgresServer;
-use dlock_sql::PostgresStore;
+mod common;
+
+use dlock_conformance::run;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
-
-/// The variable that tells a worker process which server.
-const URL: &str = "DLOCK_SQL_TEST_SERVER";
-
-#[derive(Debug)]
-struct Database {
-    url: String,
-    server: Mutex<Option<PostgresServer>>,
-}
-
-impl Database {
-    fn new() -> Self {
-        if let Ok(url) = std::env::var(URL) {
-            return Self { url, server: Mutex::new(None) };
-        }
-        let server = PostgresServer::start();
-        let url = format!("{}?create=true&clock_margin=0s&pool=3", server.url());
-        Self { url, server: Mutex::new(Some(server)) }
-    }
-
-    fn sql(&self, sql: &str) -> String {
-        self.server.lock().unwrap().as_ref().unwrap().sql(sql)
-    }
-}
-
-#[async_trait]
-impl Harness for Database {
-    async fn client(&self) -> Result<Arc<dyn LockBackend>> {
-        Ok(Arc::new(RecordBackend::new(PostgresStore::connect(&self.url.parse()?).await?)))
-    }
-
-    fn faults(&self) -> &'static [Fault] {
-        &[Fault::Restart, Fault::LoseData, Fault::Purge, Fault::Garbage, Fault::Leftovers, Fault::Processes]
-    }
-
-    async fn restart(&self) -> Result<()> {
-        self.server.lock().unwrap().as_mut().unwrap().restart();
-        Ok(())
-    }
-
-    async fn lose_data(&self) -> Result<()> {
-        self.sql("DELETE FROM dlock_locks");
-        Ok(())
-    }
-
-    async fn purge(&self, key: &LockKey) -> Result<()> {
-        self.sql(&format!("DELETE FROM dlock_locks WHERE key = '{key}'"));
-        Ok(())
-    }
-
-    async fn put_garbage(&self, key: &LockKey) -> Result<()> {
-        self.sql(&format!("INSERT INTO dlock_locks VALUES ('{key}', 7, '{{ no record', '', now())"));
-        Ok(())
-    }
-
-    async fn raw(&self, key: &LockKey) -> Result<Vec<u8>> {
-        Ok(self.sql(&format!("SELECT version || record FROM dlock_locks WHERE key = '{key}'")).into_bytes())
-    }
-
-    async fn leftovers(&self, prefix: &str) -> Result<usize> {
-        // A row that nobody uses keeps its token and version.
-        let in_use = "(record LIKE '%\"holders\"%' OR record LIKE '%\"queue\"%')";
-        let count =
-            self.sql(&format!("SELECT count(*) FROM dlock_locks WHERE starts_with(key, '{prefix}') AND {in_use}"));
-        Ok(count.parse().unwrap())
-    }
-
-    fn worker_environment(&self) -> Vec<(String, String)> {
-        vec![(URL.into(), self.url.clone())]
-    }
-}
 
 fn main() -> ExitCode {
-    run("postgres", || Ok(Database::new()))
+    run("postgres", || Ok(common::Database::new()))
 }

@@ -2,6 +2,7 @@
 
 mod break_lock;
 mod check;
+mod init;
 mod ls;
 #[cfg(unix)]
 mod run;
@@ -25,6 +26,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Ls { begin, json } => ls::ls(&store, &begin, json).await,
         Command::Show { key, json } => show::show(&store, &key, json).await,
         Command::Break { key, holder, token } => break_lock::break_lock(&store, &key, holder, token).await,
+        Command::Init => init::init(&store).await,
         Command::Check { filter, json } => check::check(&store, filter, json).await,
         Command::Completions { shell } => {
             let mut completions = Vec::new();
