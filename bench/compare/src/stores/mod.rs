@@ -1,0 +1,4 @@
+//! The floors and peers of each store.
+
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
