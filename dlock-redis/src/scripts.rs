@@ -13,12 +13,13 @@ pub(crate) struct Scripts {
 
 impl Scripts {
     pub(crate) fn new() -> Self {
-        let script = |body: &str| Script::new(&format!("{}{body}", include_str!("scripts/common.lua")));
+        let script =
+            |usual: &str, body: &str| Script::new(&format!("{usual}{}{body}", include_str!("scripts/common.lua")));
         Self {
-            acquire: script(include_str!("scripts/acquire.lua")),
-            renew: script(include_str!("scripts/renew.lua")),
-            remove: script(include_str!("scripts/remove.lua")),
-            inspect: script(include_str!("scripts/inspect.lua")),
+            acquire: script(include_str!("scripts/acquire_usual.lua"), include_str!("scripts/acquire.lua")),
+            renew: script("", include_str!("scripts/renew.lua")),
+            remove: script(include_str!("scripts/remove_usual.lua"), include_str!("scripts/remove.lua")),
+            inspect: script("", include_str!("scripts/inspect.lua")),
         }
     }
 }
