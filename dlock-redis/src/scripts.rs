@@ -1,6 +1,7 @@
 //! The scripts: one for each operation.
 
-use redis::Script;
+use crate::keys::Keys;
+use redis::{Cmd, Script};
 
 /// All scripts, with their hashes.
 #[derive(Clone, Debug)]
@@ -21,5 +22,29 @@ impl Scripts {
             remove: script(include_str!("scripts/remove_usual.lua"), include_str!("scripts/remove.lua")),
             inspect: script("", include_str!("scripts/inspect.lua")),
         }
+    }
+}
+
+/// A call of a script on one lock, to which its arguments are added. In place of `redis::ScriptInvocation`, which keeps
+/// each key and argument in a vector of its own before it writes the command.
+pub(crate) struct Call<'a> {
+    pub(crate) script: &'a Script,
+    pub(crate) command: Cmd,
+}
+
+impl<'a> Call<'a> {
+    /// A call with the lock's five keys, and as a sixth what is remembered of a withdrawn id.
+    pub(crate) fn new(script: &'a Script, keys: &Keys, gone: Option<&str>) -> Self {
+        /// Room for the keys' endings, an id, a label and numbers.
+        const ROOM: usize = 512;
+        let mut command = Cmd::with_capacity(17, 6 * keys.lock().len() + ROOM);
+        command.arg("EVALSHA").arg(script.get_hash()).arg(if gone.is_some() { 6 } else { 5 }).arg(keys.lock());
+        keys.each_beside(|name| {
+            command.arg(name);
+        });
+        if let Some(id) = gone {
+            command.arg(keys.gone(id));
+        }
+        Self { script, command }
     }
 }
