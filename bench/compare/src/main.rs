@@ -1,6 +1,7 @@
 //! Measures dlock, the raw clients and other projects' locks beside each other: run by `cargo xtask bench`.
 
 mod setup;
+mod simple;
 mod stores;
 
 use clap::{Parser, Subcommand};

@@ -58,6 +58,19 @@ impl Setup {
         self.url.split('?').next().unwrap_or_default()
     }
 
+    /// A parameter of the store's URL.
+    #[cfg(feature = "dynamo")]
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        let (_, query) = self.url.split_once('?')?;
+        let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+        Some(value.replace("%3A", ":").replace("%2F", "/"))
+    }
+
+    /// Says what is not measured, and why.
+    pub(crate) fn cannot(&mut self, what: &str, why: &str) {
+        self.not_run.push(NotRun { store: self.store.clone(), what: what.to_owned(), why: why.to_owned() });
+    }
+
     /// A contender that is measured in this process.
     pub(crate) fn add(&mut self, name: &str, role: Role, note: &'static str, contender: impl Contender + 'static) {
         let command = self.command(name, &self.url);
@@ -78,7 +91,7 @@ impl Setup {
         for peer in peers[&self.store].as_array().into_iter().flatten() {
             let name = text(peer, "name");
             if let Some(why) = peer["why"].as_str() {
-                self.not_run.push(NotRun { store: self.store.clone(), what: name, why: why.to_owned() });
+                self.cannot(&name, why);
                 continue;
             }
             let mut command: Vec<String> = serde_json::from_value(peer["command"].clone())?;
@@ -115,7 +128,9 @@ impl Setup {
     pub(crate) async fn clear(&self) {
         #[cfg(feature = "redis")]
         if self.store == "redis" {
-            stores::redis::clear(self.plain_url()).await;
+            if let Err(error) = stores::redis::clear(self.plain_url()).await {
+                eprintln!("could not empty the database: {error}");
+            }
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Redis: the raw client, and the locks of rslock and distributed-lock.
 
 use crate::setup::Setup;
+use crate::simple::contender;
 use async_trait::async_trait;
-use dlock_bench::{BoxError, Client, Contender, Counting, Held, Meter, Result, Role};
+use dlock_bench::{Counting, Meter, Result, Role};
 use futures_util::StreamExt;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncCommands, Script};
+use redis::{AsyncCommands, Client, Script};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,193 +15,139 @@ use tokio::task::JoinHandle;
 
 /// As dlock's default.
 const TTL: Duration = Duration::from_secs(30);
-/// distributed-lock gives up at once without one.
-const WAIT: Duration = Duration::from_secs(60);
 
-pub(crate) fn fill(setup: &mut Setup) -> Result<(), BoxError> {
-    let client = redis::Client::open(setup.plain_url())?;
-    let url = setup.plain_url().to_owned();
-    setup.add(
-        "raw SET NX PX + script",
-        Role::Pairs,
-        "one connection, one command and one script that deletes if the value is ours",
-        Raw(client.clone()),
-    );
-    setup.add("raw BLPOP baton", Role::HandOvers, "a connection for each task, no TTL: RPUSH wakes the next", Baton(client.clone()));
-    setup.add("rslock", Role::Peer, "looks again after up to 200 ms (its default); no fencing token, no renewal", Rslock(url.clone()));
-    setup.add("distributed-lock", Role::Peer, "no fencing token", DistributedLock(url));
+pub(crate) fn fill(setup: &mut Setup) -> Result<()> {
+    let client = Client::open(setup.plain_url())?;
+    pairs(setup, client.clone());
+    baton(setup, client.clone());
+    rslock(setup);
+    distributed_lock(setup);
     setup.meter = Some(Arc::new(Monitor(client)));
     Ok(())
 }
 
 /// Removes all that this benchmark has written: the server is its own.
-pub(crate) async fn clear(url: &str) {
-    let flushed = async {
-        let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
-        redis::cmd("FLUSHDB").exec_async(&mut connection).await
-    };
-    if let Err(error) = flushed.await {
-        eprintln!("could not empty the database: {error}");
-    }
-}
-
-/// What a lock without queue, fencing token and renewal costs at least.
-struct Raw(redis::Client);
-
-struct RawClient {
-    connection: MultiplexedConnection,
-    delete: Script,
-}
-
-struct RawHeld {
-    client: RawClient,
-    key: String,
-    id: String,
+pub(crate) async fn clear(url: &str) -> Result<()> {
+    let mut connection = Client::open(url)?.get_multiplexed_async_connection().await?;
+    Ok(redis::cmd("FLUSHDB").exec_async(&mut connection).await?)
 }
 
 const DELETE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
 
-#[async_trait]
-impl Contender for Raw {
-    async fn client(&self) -> Result<Arc<dyn Client>> {
-        let connection = self.0.get_multiplexed_async_connection().await?;
-        Ok(Arc::new(RawClient { connection, delete: Script::new(DELETE) }))
-    }
-}
-
-#[async_trait]
-impl Client for RawClient {
-    async fn acquire(&self, key: &str) -> Result<Box<dyn Held>> {
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        let mut connection = self.connection.clone();
-        let mut set = redis::cmd("SET");
-        set.arg(key).arg(&id).arg("NX").arg("PX").arg(TTL.as_millis() as u64);
-        let done: Option<String> = set.query_async(&mut connection).await?;
-        done.ok_or("held by another")?;
-        let client = RawClient { connection, delete: self.delete.clone() };
-        Ok(Box::new(RawHeld { client, key: key.to_owned(), id }))
-    }
-}
-
-#[async_trait]
-impl Held for RawHeld {
-    async fn release(self: Box<Self>) -> Result<()> {
-        let Self { client: RawClient { mut connection, delete }, key, id } = *self;
-        let deleted: u64 = delete.key(key).arg(id).invoke_async(&mut connection).await?;
-        if deleted == 1 { Ok(()) } else { Err("it was lost".into()) }
-    }
+/// What a lock without queue, fencing token and renewal costs at least.
+fn pairs(setup: &mut Setup, client: Client) {
+    let raw = contender(move || {
+        let client = client.clone();
+        async move {
+            let connection = client.get_multiplexed_async_connection().await?;
+            let delete = Arc::new(Script::new(DELETE));
+            Ok(move |key: String| {
+                let (mut connection, delete) = (connection.clone(), delete.clone());
+                async move {
+                    let id = uuid::Uuid::new_v4().simple().to_string();
+                    let mut set = redis::cmd("SET");
+                    set.arg(&key).arg(&id).arg("NX").arg("PX").arg(TTL.as_millis() as u64);
+                    let done: Option<String> = set.query_async(&mut connection).await?;
+                    done.ok_or("held by another")?;
+                    Ok(async move {
+                        let deleted: u64 = delete.key(key).arg(id).invoke_async(&mut connection).await?;
+                        if deleted == 1 { Ok(()) } else { Err("it was lost".into()) }
+                    })
+                }
+            })
+        }
+    });
+    let note = "one connection; one command, and one script that deletes if the value is ours";
+    setup.add("raw SET NX PX + script", Role::Pairs, note, raw);
 }
 
 /// The fastest way in which Redis passes something on: it wakes the client that has waited longest.
-struct Baton(redis::Client);
-
-struct BatonClient {
-    client: redis::Client,
-    /// Connections that no task blocks.
-    idle: Arc<Mutex<Vec<MultiplexedConnection>>>,
-}
-
-struct BatonHeld {
-    connection: MultiplexedConnection,
-    idle: Arc<Mutex<Vec<MultiplexedConnection>>>,
-    key: String,
-}
-
-#[async_trait]
-impl Contender for Baton {
-    async fn client(&self) -> Result<Arc<dyn Client>> {
-        Ok(Arc::new(BatonClient { client: self.0.clone(), idle: Arc::default() }))
-    }
-}
-
-#[async_trait]
-impl Client for BatonClient {
-    async fn acquire(&self, key: &str) -> Result<Box<dyn Held>> {
-        let idle = self.idle.lock().await.pop();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => {
-                let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
-                let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-                // The one that makes the mark makes the baton.
-                let made: bool = connection.set_nx(format!("{key}:made"), 1).await?;
-                if made {
-                    let _: u64 = connection.rpush(key, 1).await?;
+fn baton(setup: &mut Setup, client: Client) {
+    let raw = contender(move || {
+        let client = client.clone();
+        async move {
+            // Connections that no task blocks.
+            let idle: Arc<Mutex<Vec<MultiplexedConnection>>> = Arc::default();
+            Ok(move |key: String| {
+                let (client, idle) = (client.clone(), idle.clone());
+                async move {
+                    let kept = idle.lock().await.pop();
+                    let mut connection = match kept {
+                        Some(connection) => connection,
+                        None => connect_and_lay(&client, &key).await?,
+                    };
+                    let _: (String, String) =
+                        redis::cmd("BLPOP").arg(&key).arg(0).query_async(&mut connection).await?;
+                    Ok(async move {
+                        let _: u64 = connection.rpush(&key, 1).await?;
+                        idle.lock().await.push(connection);
+                        Ok(())
+                    })
                 }
-                connection
-            }
-        };
-        let _: (String, String) = redis::cmd("BLPOP").arg(key).arg(0).query_async(&mut connection).await?;
-        Ok(Box::new(BatonHeld { connection, idle: self.idle.clone(), key: key.to_owned() }))
-    }
+            })
+        }
+    });
+    let note = "a connection for each task; no holder, no TTL: RPUSH wakes who waits longest";
+    setup.add("raw BLPOP baton", Role::HandOvers, note, raw);
 }
 
-#[async_trait]
-impl Held for BatonHeld {
-    async fn release(self: Box<Self>) -> Result<()> {
-        let Self { mut connection, idle, key } = *self;
-        let _: u64 = connection.rpush(&key, 1).await?;
-        idle.lock().await.push(connection);
-        Ok(())
+async fn connect_and_lay(client: &Client, key: &str) -> Result<MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    // The one that makes the mark makes the baton.
+    let made: bool = connection.set_nx(format!("{key}:made"), 1).await?;
+    if made {
+        let _: u64 = connection.rpush(key, 1).await?;
     }
+    Ok(connection)
 }
 
-struct Rslock(String);
-struct RslockClient(rslock::LockManager);
-struct RslockHeld(rslock::LockGuard);
-
-#[async_trait]
-impl Contender for Rslock {
-    async fn client(&self) -> Result<Arc<dyn Client>> {
-        Ok(Arc::new(RslockClient(rslock::LockManager::new(vec![self.0.as_str()]))))
-    }
+fn rslock(setup: &mut Setup) {
+    let url = setup.plain_url().to_owned();
+    let peer = contender(move || {
+        let url = url.clone();
+        async move {
+            let manager = rslock::LockManager::new(vec![url.as_str()]);
+            Ok(move |key: String| {
+                let manager = manager.clone();
+                async move {
+                    let guard = manager.acquire(key.as_str(), TTL).await?;
+                    Ok(async move {
+                        guard.release().await;
+                        Ok(())
+                    })
+                }
+            })
+        }
+    });
+    let note = "waits by looking again after up to 200 ms (its default); no queue, fencing token or renewal";
+    setup.add("rslock", Role::Peer, note, peer);
 }
 
-#[async_trait]
-impl Client for RslockClient {
-    async fn acquire(&self, key: &str) -> Result<Box<dyn Held>> {
-        Ok(Box::new(RslockHeld(self.0.acquire(key, TTL).await?)))
-    }
-}
-
-#[async_trait]
-impl Held for RslockHeld {
-    async fn release(self: Box<Self>) -> Result<()> {
-        self.0.release().await;
-        Ok(())
-    }
-}
-
-struct DistributedLock(String);
-struct DistributedLockClient(distributed_lock_redis::RedisLockProvider);
-struct DistributedLockHeld<H>(H);
-
-#[async_trait]
-impl Contender for DistributedLock {
-    async fn client(&self) -> Result<Arc<dyn Client>> {
-        let provider = distributed_lock_redis::RedisLockProvider::builder().url(&self.0).expiry(TTL).build().await?;
-        Ok(Arc::new(DistributedLockClient(provider)))
-    }
-}
-
-#[async_trait]
-impl Client for DistributedLockClient {
-    async fn acquire(&self, key: &str) -> Result<Box<dyn Held>> {
-        use distributed_lock_core::{DistributedLock, LockProvider};
-        let handle = self.0.create_lock(key).acquire(Some(WAIT)).await?;
-        Ok(Box::new(DistributedLockHeld(handle)))
-    }
-}
-
-#[async_trait]
-impl<H: distributed_lock_core::LockHandle + 'static> Held for DistributedLockHeld<H> {
-    async fn release(self: Box<Self>) -> Result<()> {
-        Ok(self.0.release().await?)
-    }
+fn distributed_lock(setup: &mut Setup) {
+    use distributed_lock_core::{DistributedLock, LockHandle, LockProvider};
+    /// It gives up at once without a limit.
+    const WAIT: Duration = Duration::from_secs(60);
+    let url = setup.plain_url().to_owned();
+    let peer = contender(move || {
+        let url = url.clone();
+        async move {
+            let provider = distributed_lock_redis::RedisLockProvider::builder().url(url).expiry(TTL).build().await?;
+            let provider = Arc::new(provider);
+            Ok(move |key: String| {
+                let provider = provider.clone();
+                async move {
+                    let handle = provider.create_lock(&key).acquire(Some(WAIT)).await?;
+                    Ok(async move { Ok(handle.release().await?) })
+                }
+            })
+        }
+    });
+    setup.add("distributed-lock", Role::Peer, "waits by looking again; renews; no queue or fencing token", peer);
 }
 
 /// Counts by MONITOR: what scripts call inside is no request.
-struct Monitor(redis::Client);
+struct Monitor(Client);
 
 struct Watching {
     seen: Arc<AtomicU64>,
