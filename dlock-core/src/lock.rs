@@ -190,10 +190,11 @@ impl Lock {
                 ),
             ));
         }
+        let label = self.label.as_deref().map_or_else(|| settings.label.clone(), Request::short_label);
         let request = Request::new(key)
             .with_mode(mode)
             .with_ttl(ttl)
-            .with_label(self.label.as_deref().unwrap_or(&settings.label))
+            .with_short_label(label)
             .with_op_timeout(settings.op_timeout);
         let terms = Terms { asked: self.client.clock().now(), margin: self.margin, max_hold: self.max_hold };
         Ok((request, terms))

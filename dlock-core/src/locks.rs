@@ -3,7 +3,7 @@
 use crate::client::{Client, Settings};
 use crate::in_place::{InPlace, named_future};
 use crate::lock::Lock;
-use crate::{Capabilities, Clock, Error, ErrorKind, HolderId, LockBackend, LockInfo, Result, Ttl};
+use crate::{Capabilities, Clock, Error, ErrorKind, HolderId, LockBackend, LockInfo, Request, Result, Ttl};
 use futures_core::stream::BoxStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -230,7 +230,7 @@ impl LocksBuilder {
         let settings = Settings {
             ttl: self.ttl,
             op_timeout: self.op_timeout,
-            label: self.label.unwrap_or_else(default_label).into(),
+            label: Request::short_label(&self.label.unwrap_or_else(default_label)),
             prefix: self.prefix.into(),
             outage: self.outage,
             local_queue: self.local_queue,

@@ -36,7 +36,7 @@ impl Request {
     pub fn new(key: LockKey) -> Self {
         Self {
             key,
-            label: "".into(),
+            label: Arc::default(),
             mode: Mode::Exclusive,
             ttl: Ttl::DEFAULT,
             op_timeout: Duration::from_secs(5),
@@ -66,10 +66,20 @@ impl Request {
 
     /// With a label: who that is, for people.
     #[must_use]
-    pub fn with_label(mut self, label: &str) -> Self {
-        let end = (0..=label.len().min(Self::MAX_LABEL_BYTES)).rev().find(|&end| label.is_char_boundary(end));
-        self.label = label[..end.unwrap_or(0)].into();
+    pub fn with_label(self, label: &str) -> Self {
+        self.with_short_label(Self::short_label(label))
+    }
+
+    /// With a label that many requests share.
+    pub(crate) fn with_short_label(mut self, label: Arc<str>) -> Self {
+        self.label = label;
         self
+    }
+
+    /// A label, cut to what a request may carry.
+    pub(crate) fn short_label(label: &str) -> Arc<str> {
+        let end = (0..=label.len().min(Self::MAX_LABEL_BYTES)).rev().find(|&end| label.is_char_boundary(end));
+        label[..end.unwrap_or(0)].into()
     }
 
     /// With a mode.

@@ -4,7 +4,7 @@ use crate::connection::{Connection, Grant};
 use crate::keys::Keys;
 use crate::lease::{HELD, RedisLease};
 use crate::reply::{Answer, Seen, mode_letter};
-use crate::scripts::Scripts;
+use crate::scripts::{Call, Scripts};
 use async_trait::async_trait;
 use dlock_core::{
     Attempt, Capabilities, Clock, Config, Deadline, Driver, Effect, Error, ErrorKind, HolderId, Lease, Lifetime,
@@ -86,12 +86,11 @@ impl RedisBackend {
         Ok(Self(Arc::new(Shared { connection, scripts: Scripts::new() })))
     }
 
-    async fn ask(&self, request: &Request, asks: &str) -> Result<Answer> {
-        let (shared, keys, id) = (&self.0, Keys::of(request.key()), request.holder());
+    async fn ask(&self, request: &Request, keys: &Keys, asks: &str) -> Result<Answer> {
+        let (shared, id) = (&self.0, request.holder());
         let (mode, limit) = mode_letter(request.mode());
-        let mut script = shared.keyed(&shared.scripts.acquire, &keys);
-        script
-            .key(keys.gone(&id))
+        let mut call = Call::new(&shared.scripts.acquire, keys, Some(id.as_str()));
+        call.command
             .arg(id.as_str())
             .arg(mode)
             .arg(limit)
@@ -100,14 +99,14 @@ impl RedisBackend {
             .arg(shared.connection.channel())
             .arg(request.label())
             .arg(asks);
-        let reply: Value = shared.connection.run(&script, self.clock().now() + request.op_timeout()).await?;
+        let reply: Value = shared.connection.run(&call, self.clock().now() + request.op_timeout()).await?;
         Answer::read(request.key(), &reply)
     }
 
-    fn lease(&self, request: &Request, grant: Grant, until: Moment) -> Arc<dyn Lease> {
+    fn lease(&self, request: &Request, keys: Keys, grant: Grant, until: Moment) -> Arc<dyn Lease> {
         Arc::new(RedisLease {
             shared: self.0.clone(),
-            keys: Keys::of(request.key()),
+            keys,
             id: request.holder(),
             token: grant.token,
             floor: grant.floor,
@@ -118,24 +117,17 @@ impl RedisBackend {
     }
 
     async fn look(&self, key: &LockKey) -> Result<Seen> {
-        let keys = Keys::of(key);
-        let script = self.0.keyed(&self.0.scripts.inspect, &keys);
-        let reply: Value = self.0.connection.run(&script, Moment::MAX).await?;
+        let call = Call::new(&self.0.scripts.inspect, &Keys::of(key), None);
+        let reply: Value = self.0.connection.run(&call, Moment::MAX).await?;
         Seen::read(key, &reply)
     }
 }
 
 impl Shared {
-    fn keyed<'a>(&self, script: &'a redis::Script, keys: &Keys) -> redis::ScriptInvocation<'a> {
-        let mut script = script.prepare_invoke();
-        script.key(&keys.lock).key(&keys.fence).key(&keys.holders).key(&keys.queue).key(&keys.waiters);
-        script
-    }
-
     pub(crate) async fn renew(&self, keys: &Keys, id: &HolderId, ttl: Duration, give_up: Moment) -> Result<bool> {
-        let mut script = self.keyed(&self.scripts.renew, keys);
-        script.arg(id.as_str()).arg(millis(ttl));
-        self.connection.run(&script, give_up).await
+        let mut call = Call::new(&self.scripts.renew, keys, None);
+        call.command.arg(id.as_str()).arg(millis(ttl));
+        self.connection.run(&call, give_up).await
     }
 
     /// Takes an acquisition out, and remembers it as withdrawn for `remember`.
@@ -146,9 +138,9 @@ impl Shared {
         remember: Option<Duration>,
         give_up: Moment,
     ) -> Result<bool> {
-        let mut script = self.keyed(&self.scripts.remove, keys);
-        script.key(keys.gone(id)).arg(id.as_str()).arg(remember.map_or(0, millis));
-        self.connection.run(&script, give_up).await
+        let mut call = Call::new(&self.scripts.remove, keys, Some(id.as_str()));
+        call.command.arg(id.as_str()).arg(remember.map_or(0, millis));
+        self.connection.run(&call, give_up).await
     }
 }
 
@@ -188,11 +180,11 @@ impl LockBackend for RedisBackend {
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Attempt> {
-        let sent = self.clock().now();
-        match self.ask(request, "once").await? {
+        let (keys, sent) = (Keys::of(request.key()), self.clock().now());
+        match self.ask(request, &keys, "once").await? {
             Answer::Granted { token, floor } => {
                 let until = valid_until(sent, request.ttl().get());
-                Ok(Attempt::Acquired(self.lease(request, Grant { token, floor }, until)))
+                Ok(Attempt::Acquired(self.lease(request, keys, Grant { token, floor }, until)))
             }
             Answer::Held(seen) | Answer::Waiting(seen, _) | Answer::Full(seen) => Ok(Attempt::Held(seen.info)),
             Answer::Disagrees(other) => Err(disagrees(request, other)),
@@ -202,17 +194,17 @@ impl LockBackend for RedisBackend {
     }
 
     async fn acquire(&self, request: &Request) -> Result<Attempt> {
-        let clock = self.clock();
+        let (clock, keys) = (self.clock(), Keys::of(request.key()));
         let mut asks = if request.was_queued() { "again" } else { "queue" };
         let mut watch = self.0.connection.watch(&request.holder());
         let mut seen = None;
         let mut polls = dlock_core::backoff();
         while !request.cancel().is_fired() {
             let sent = clock.now();
-            let (wait, in_queue) = match self.ask(request, asks).await? {
+            let (wait, in_queue) = match self.ask(request, &keys, asks).await? {
                 Answer::Granted { token, floor } => {
                     let until = valid_until(sent, request.ttl().get());
-                    return Ok(Attempt::Acquired(self.lease(request, Grant { token, floor }, until)));
+                    return Ok(Attempt::Acquired(self.lease(request, keys, Grant { token, floor }, until)));
                 }
                 Answer::Disagrees(other) => return Err(disagrees(request, other)),
                 Answer::Withdrawn => return Err(withdrawn()),
@@ -245,7 +237,7 @@ impl LockBackend for RedisBackend {
                 grant = watch.news(), if in_queue => {
                     // With little of it left, asking again extends it.
                     if let Some(grant) = grant.filter(|_| until.since(clock.now()) > patience(request) / 3) {
-                        return Ok(Attempt::Acquired(self.lease(request, grant, until)));
+                        return Ok(Attempt::Acquired(self.lease(request, keys, grant, until)));
                     }
                 }
                 () = clock.sleep(wait) => {}
@@ -253,7 +245,7 @@ impl LockBackend for RedisBackend {
         }
         if seen.is_some() || request.was_queued() {
             let give_up = clock.now() + request.op_timeout();
-            self.0.remove(&Keys::of(request.key()), &request.holder(), None, give_up).await?;
+            self.0.remove(&keys, &request.holder(), None, give_up).await?;
         }
         Ok(Attempt::Held(seen.unwrap_or_else(|| LockInfo::free(request.key().clone()))))
     }

@@ -1,9 +1,10 @@
 //! [`Connection`]: one connection a client, and the pushes that come on it.
 
 use crate::error::from_redis;
+use crate::scripts::Call;
 use dlock_core::{Clock, Effect, Error, ErrorKind, FencingToken, HolderId, Moment, Result};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, FromRedisValue, PushInfo, PushKind, ScriptInvocation, Value};
+use redis::{Client, FromRedisValue, PushInfo, PushKind, ServerErrorKind, Value};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -87,10 +88,19 @@ impl Connection {
         Ok(made)
     }
 
-    /// Runs a script. Answers by `give_up`.
-    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>, give_up: Moment) -> Result<T> {
+    /// Runs a script, which the server is given if it does not know it. Answers by `give_up`.
+    pub(crate) async fn run<T: FromRedisValue>(&self, call: &Call<'_>, give_up: Moment) -> Result<T> {
         let mut manager = self.manager()?;
-        match self.clock.timeout_at(give_up, script.invoke_async(&mut manager)).await {
+        let answer = async {
+            match call.command.query_async(&mut manager).await {
+                Err(error) if error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    call.script.load_async(&mut manager).await?;
+                    call.command.query_async(&mut manager).await
+                }
+                answer => answer,
+            }
+        };
+        match self.clock.timeout_at(give_up, answer).await {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => Err(from_redis(error)),
             None => {

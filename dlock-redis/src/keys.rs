@@ -1,6 +1,6 @@
 //! Where a lock stands in Redis.
 
-use dlock_core::{HolderId, LockKey};
+use dlock_core::LockKey;
 use std::fmt::Write;
 
 /// The names of one lock's keys, all in one slot of a cluster.
@@ -9,23 +9,40 @@ use std::fmt::Write;
 /// the names beside it, which put it in braces, can't be any lock's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Keys {
-    pub(crate) lock: String,
-    pub(crate) fence: String,
-    pub(crate) holders: String,
-    pub(crate) queue: String,
-    pub(crate) waiters: String,
+    lock: String,
 }
+
+/// The fence, the holders, the queue and the waiters, in the scripts' order.
+const BESIDE: [&str; 4] = ["f", "h", "q", "w"];
 
 impl Keys {
     pub(crate) fn of(key: &LockKey) -> Self {
-        let lock = escaped(key.as_str());
-        let beside = |part: char| format!("{{{lock}}}:{part}");
-        Self { fence: beside('f'), holders: beside('h'), queue: beside('q'), waiters: beside('w'), lock }
+        Self { lock: escaped(key.as_str()) }
+    }
+
+    /// The lock itself, which foreign clients look at.
+    pub(crate) fn lock(&self) -> &str {
+        &self.lock
+    }
+
+    /// Gives the names beside it, one after the other.
+    pub(crate) fn each_beside(&self, mut give: impl FnMut(&str)) {
+        let mut name = self.beside(BESIDE[0]);
+        let stem = name.len() - BESIDE[0].len();
+        for part in BESIDE {
+            name.truncate(stem);
+            name.push_str(part);
+            give(&name);
+        }
+    }
+
+    fn beside(&self, part: &str) -> String {
+        ["{", &self.lock, "}:", part].concat()
     }
 
     /// Where it is remembered that an id was withdrawn.
-    pub(crate) fn gone(&self, id: &HolderId) -> String {
-        format!("{{{}}}:g:{id}", self.lock)
+    pub(crate) fn gone(&self, id: &str) -> String {
+        ["{", &self.lock, "}:g:", id].concat()
     }
 
     /// The pattern of the fences and queues of all locks whose key begins with `prefix`.
@@ -69,11 +86,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn beside(keys: &Keys) -> Vec<String> {
+        let mut names = Vec::new();
+        keys.each_beside(|name| names.push(name.to_owned()));
+        names
+    }
+
     #[test]
     fn an_ordinary_name_is_its_own_key() {
         let keys = Keys::of(&LockKey::new("invoices/42").unwrap());
-        assert_eq!((keys.lock.as_str(), keys.fence.as_str()), ("invoices/42", "{invoices/42}:f"));
-        assert_eq!(Keys::of(&LockKey::new("{a}:f").unwrap()).lock, "%7Ba%7D:f");
+        assert_eq!(keys.lock(), "invoices/42");
+        assert_eq!(beside(&keys), ["f", "h", "q", "w"].map(|part| format!("{{invoices/42}}:{part}")));
+        assert_eq!(keys.gone("id"), "{invoices/42}:g:id");
+        assert_eq!(Keys::of(&LockKey::new("{a}:f").unwrap()).lock(), "%7Ba%7D:f");
         assert_eq!(Keys::pattern("a*[b"), "{a\\*\\[b*}:[fq]");
     }
 
@@ -82,12 +107,14 @@ mod tests {
         fn two_keys_never_share_a_name(a in "[a{}%:fqhw7BD]{1,6}", b in "[a{}%:fqhw7BD]{1,6}") {
             let names = |key: &str| {
                 let keys = Keys::of(&LockKey::new(key).unwrap());
-                [keys.lock, keys.fence, keys.holders, keys.queue, keys.waiters]
+                let mut names = beside(&keys);
+                names.push(keys.lock);
+                names
             };
             let shared = names(&a).iter().any(|name| names(&b).contains(name));
             prop_assert_eq!(shared, a == b);
             let keys = Keys::of(&LockKey::new(&a).unwrap());
-            let key = Keys::key_of(&keys.fence).unwrap();
+            let key = Keys::key_of(&keys.beside("f")).unwrap();
             prop_assert_eq!(key.as_str(), &a);
         }
     }

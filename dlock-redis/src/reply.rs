@@ -58,8 +58,17 @@ fn lossy(value: &Value) -> Option<String> {
     Vec::<u8>::from_redis_value_ref(value).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Text that the scripts themselves wrote.
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
 fn token(value: &Value) -> Option<FencingToken> {
-    lossy(value)?.parse().ok().map(FencingToken)
+    text(value)?.parse().ok().map(FencingToken)
 }
 
 fn list(value: &Value) -> Option<&[Value]> {
@@ -73,17 +82,17 @@ impl Answer {
 
     fn parse(key: &LockKey, reply: &Value) -> Option<Self> {
         let (answer, rest) = list(reply)?.split_first()?;
-        Some(match (lossy(answer)?.as_str(), rest) {
+        Some(match (text(answer)?, rest) {
             ("granted", [granted, floor]) => Answer::Granted { token: token(granted)?, floor: token(floor)? },
             ("waiting", [before, rest @ ..]) => {
-                let before = lossy(before)?.parse().ok().map(Duration::from_micros);
+                let before = text(before)?.parse().ok().map(Duration::from_micros);
                 Answer::Waiting(Seen::parse(key, rest)?, before)
             }
             ("held", rest) => Answer::Held(Seen::parse(key, rest)?),
             ("full", rest) => Answer::Full(Seen::parse(key, rest)?),
             ("gone", []) => Answer::Gone,
             ("withdrawn", []) => Answer::Withdrawn,
-            ("disagrees", [letter, limit]) => Answer::Disagrees(mode(&lossy(letter)?, &lossy(limit)?)?),
+            ("disagrees", [letter, limit]) => Answer::Disagrees(mode(text(letter)?, text(limit)?)?),
             _ => return None,
         })
     }
@@ -111,7 +120,7 @@ impl Seen {
             if !foreign {
                 holder.mode = Some(Mode::Exclusive);
                 holder.token = token(id_token);
-                holder.since = since(&lossy(id_since)?);
+                holder.since = since(text(id_since)?);
                 holder.label = lossy(label);
             }
             info.holders.push(holder);
@@ -119,10 +128,10 @@ impl Seen {
         for part in list(holders)?.chunks(9) {
             let [id, left, granted, _floor, _ttl, begun, letter, limit, label] = part else { return None };
             let mut holder = HolderInfo::new(HolderId::from_store(lossy(id)?));
-            holder.remaining = lossy(left)?.parse().ok().map(Duration::from_micros);
+            holder.remaining = text(left)?.parse().ok().map(Duration::from_micros);
             holder.token = token(granted);
-            holder.since = since(&lossy(begun)?);
-            holder.mode = mode(&lossy(letter)?, &lossy(limit)?);
+            holder.since = since(text(begun)?);
+            holder.mode = mode(text(letter)?, text(limit)?);
             holder.label = lossy(label);
             info.holders.push(holder);
         }
@@ -140,8 +149,8 @@ impl Seen {
 fn waiter(part: &[Value]) -> Option<WaiterInfo> {
     let [id, letter, limit, begun, label] = part else { return None };
     let mut waiter = WaiterInfo::new(HolderId::from_store(lossy(id)?));
-    waiter.mode = mode(&lossy(letter)?, &lossy(limit)?);
-    waiter.since = since(&lossy(begun)?);
+    waiter.mode = mode(text(letter)?, text(limit)?);
+    waiter.since = since(text(begun)?);
     waiter.label = lossy(label);
     Some(waiter)
 }

@@ -1,6 +1,7 @@
 //! The scripts: one for each operation.
 
-use redis::Script;
+use crate::keys::Keys;
+use redis::{Cmd, Script};
 
 /// All scripts, with their hashes.
 #[derive(Clone, Debug)]
@@ -13,12 +14,37 @@ pub(crate) struct Scripts {
 
 impl Scripts {
     pub(crate) fn new() -> Self {
-        let script = |body: &str| Script::new(&format!("{}{body}", include_str!("scripts/common.lua")));
+        let script =
+            |usual: &str, body: &str| Script::new(&format!("{usual}{}{body}", include_str!("scripts/common.lua")));
         Self {
-            acquire: script(include_str!("scripts/acquire.lua")),
-            renew: script(include_str!("scripts/renew.lua")),
-            remove: script(include_str!("scripts/remove.lua")),
-            inspect: script(include_str!("scripts/inspect.lua")),
+            acquire: script(include_str!("scripts/acquire_usual.lua"), include_str!("scripts/acquire.lua")),
+            renew: script("", include_str!("scripts/renew.lua")),
+            remove: script(include_str!("scripts/remove_usual.lua"), include_str!("scripts/remove.lua")),
+            inspect: script("", include_str!("scripts/inspect.lua")),
         }
+    }
+}
+
+/// A call of a script on one lock, to which its arguments are added. In place of `redis::ScriptInvocation`, which keeps
+/// each key and argument in a vector of its own before it writes the command.
+pub(crate) struct Call<'a> {
+    pub(crate) script: &'a Script,
+    pub(crate) command: Cmd,
+}
+
+impl<'a> Call<'a> {
+    /// A call with the lock's five keys, and as a sixth what is remembered of a withdrawn id.
+    pub(crate) fn new(script: &'a Script, keys: &Keys, gone: Option<&str>) -> Self {
+        /// Room for the keys' endings, an id, a label and numbers.
+        const ROOM: usize = 512;
+        let mut command = Cmd::with_capacity(17, 6 * keys.lock().len() + ROOM);
+        command.arg("EVALSHA").arg(script.get_hash()).arg(if gone.is_some() { 6 } else { 5 }).arg(keys.lock());
+        keys.each_beside(|name| {
+            command.arg(name);
+        });
+        if let Some(id) = gone {
+            command.arg(keys.gone(id));
+        }
+        Self { script, command }
     }
 }

@@ -1,0 +1,147 @@
+//! Reports as people read them.
+
+use crate::entry::Role;
+use crate::figures::{rate_text, time_text};
+use crate::report::{Report, Row};
+use comfy_table::{CellAlignment, Table, presets};
+use std::fmt::Write;
+
+const PAIRS: [&str; 9] =
+    ["", "ratio", "lowest–highest", "pairs/s", "p50", "p99", "max", "requests a pair", "least–most served"];
+const HAND_OVERS: [&str; 9] =
+    ["", "ratio", "lowest–highest", "hand-overs/s", "wait p50", "p99", "max", "requests a turn", "least–most served"];
+
+/// The tables of a report as Markdown.
+pub fn markdown(report: &Report) -> String {
+    let mut text = String::new();
+    for note in &report.notes {
+        let _ = writeln!(text, "- {note}");
+    }
+    for store in report.stores() {
+        let _ = writeln!(text, "\n## {store}");
+        for workload in names(report, store) {
+            let rows: Vec<_> = rows(report, store, workload);
+            let _ = writeln!(text, "\n**{workload}**\n");
+            let heads = if rows.first().is_some_and(|row| row.contended) { HAND_OVERS } else { PAIRS };
+            let _ = writeln!(text, "| {} |\n|---|{}", heads.join(" | "), "---:|".repeat(heads.len() - 1));
+            for row in &rows {
+                let mut cells = cells(row);
+                if row.role == Role::Dlock {
+                    cells[0] = format!("**{}**", cells[0]);
+                }
+                let _ = writeln!(text, "| {} |", cells.join(" | "));
+            }
+        }
+        let _ = write!(text, "{}", remarks(report, store));
+    }
+    text
+}
+
+/// The tables of a report for a terminal.
+pub fn tables(report: &Report) -> String {
+    let mut text = String::new();
+    for store in report.stores() {
+        for workload in names(report, store) {
+            let rows: Vec<_> = rows(report, store, workload);
+            let mut table = Table::new();
+            table.load_preset(presets::NOTHING);
+            let heads = if rows.first().is_some_and(|row| row.contended) { HAND_OVERS } else { PAIRS };
+            table.set_header(heads);
+            table.add_rows(rows.iter().map(|row| cells(row)));
+            for (number, column) in table.column_iter_mut().enumerate() {
+                column.set_padding((0, 2));
+                if number > 0 {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
+            }
+            let _ = writeln!(text, "\n{store}: {workload}");
+            for line in table.lines() {
+                let _ = writeln!(text, "  {}", line.trim_end());
+            }
+        }
+        text += &remarks(report, store);
+    }
+    text
+}
+
+/// What a reader must know, once for each contender, and what was not run.
+fn remarks(report: &Report, store: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for row in report.rows.iter().filter(|row| row.store == store) {
+        if !row.note.is_empty() {
+            lines.push(format!("- {}: {}", row.contender, row.note));
+        }
+        if row.overlaps > 0 {
+            lines.push(format!(
+                "- {} let two hold the lock at once, {} times in \"{}\"",
+                row.contender, row.overlaps, row.workload
+            ));
+        }
+    }
+    lines.extend(
+        report
+            .not_run
+            .iter()
+            .filter(|not| not.store == store)
+            .map(|not| format!("- not run: {} ({})", not.what, not.why)),
+    );
+    let mut once: Vec<String> = Vec::new();
+    for line in lines {
+        if !once.contains(&line) {
+            once.push(line);
+        }
+    }
+    once.iter().fold(String::from("\n"), |text, line| text + line + "\n")
+}
+
+fn names<'a>(report: &'a Report, store: &str) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for row in report.rows.iter().filter(|row| row.store == store) {
+        if !names.contains(&&*row.workload) {
+            names.push(&row.workload);
+        }
+    }
+    names
+}
+
+/// The floor first, then by rate.
+fn rows<'a>(report: &'a Report, store: &str, workload: &str) -> Vec<&'a Row> {
+    let mut rows: Vec<_> = report.rows.iter().filter(|row| row.store == store && row.workload == workload).collect();
+    let is_floor = |row: &Row| !matches!(row.role, Role::Dlock | Role::Peer);
+    rows.sort_by(|a, b| is_floor(b).cmp(&is_floor(a)).then(b.rate.total_cmp(&a.rate)));
+    rows
+}
+
+fn cells(row: &Row) -> [String; 9] {
+    let (ratio, ends) = match row.ratio {
+        None => ("-".to_owned(), "-".to_owned()),
+        Some((ratio, low, high)) => (ratio_text(ratio), format!("{}–{}", ratio_text(low), ratio_text(high))),
+    };
+    let time = |part| time_text(row.time_at(part));
+    let requests = row.requests.map_or_else(|| "-".to_owned(), |requests| format!("{requests:.2}"));
+    let served = format!("{:.0}–{:.0}", row.served.0, row.served.1);
+    let marked = if row.overlaps > 0 { format!("{} (NO EXCLUSION)", row.contender) } else { row.contender.clone() };
+    [marked, ratio, ends, rate_text(row.rate), time(0.5), time(0.99), time(1.0), requests, served]
+}
+
+fn ratio_text(ratio: f64) -> String {
+    if ratio < 0.1 { format!("{ratio:.3}") } else { format!("{ratio:.2}") }
+}
+
+/// A row's times as a histogram of bars.
+pub fn histogram(row: &Row) -> String {
+    const WIDTH: f64 = 40.0;
+    let most = row.time_at(0.999).max(1);
+    let mut text = String::new();
+    for (part, nanos) in row.times.iter().filter(|(part, _)| *part >= 0.1 && *part <= 0.999) {
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a bar of at most 40 signs"
+        )]
+        let bar = "█".repeat((*nanos as f64 / most as f64 * WIDTH).round().clamp(1.0, WIDTH) as usize);
+        let _ = writeln!(text, "  {:>6} %  {bar:<40}  {}", part * 100.0, time_text(*nanos));
+    }
+    text
+}
