@@ -35,7 +35,9 @@ fn a_database_without_a_table_says_what_to_run_and_init_makes_it() {
         assert!(stderr(&refused).contains("no such database"), "{}", stderr(&refused));
     }
     // One that may use tables and not make them is shown what to ask for.
-    postgres.sql("CREATE ROLE worker LOGIN; REVOKE ALL ON SCHEMA public FROM public; GRANT USAGE ON SCHEMA public TO worker");
+    postgres.sql(
+        "CREATE ROLE worker LOGIN; REVOKE ALL ON SCHEMA public FROM public; GRANT USAGE ON SCHEMA public TO worker",
+    );
     let url = postgres.url().replace("postgres@", "worker@") + "?table=other_locks";
     let refused = Place { url, ..Place::local() }.output(&["init"]);
     assert_eq!(refused.status.code(), Some(78), "{}", stderr(&refused));
