@@ -100,8 +100,7 @@ fn a_server_that_refuses_or_is_not_there_is_told_apart() {
 fn a_corrupt_record_is_told_and_stays() {
     let place = Place::redis();
     let client = |arguments: &[&str]| {
-        let port = place.redis.as_ref().unwrap().port().to_string();
-        let output = Command::new("redis-cli").args(["-p", &port]).args(arguments).output().unwrap();
+        let output = Command::new("redis-cli").args(["-u", &place.url]).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     client(&["rpush", "k", "what is this"]);

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Place, SOON, brief, busy, ended, judge};
+use common::{AfterAKill, Place, SOON, brief, busy, ended, judge, on_every};
 use rustix::process::{Pid, Signal, kill_process};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -23,22 +23,21 @@ fn killed(place: &Place, ttl: &str) -> Duration {
     took
 }
 
-#[test]
-fn a_killed_run_frees_a_local_lock_at_once() {
-    let took = killed(&Place::local(), "30s");
-    println!("local: the next holder ran {took:?} after the kill");
-    assert!(took < Duration::from_secs(1), "after {took:?}");
+/// The next holder runs as soon as the store may give the lock on.
+fn killed_run(place: Place) {
+    let (ttl, limit) = match place.after_a_kill {
+        AfterAKill::AtOnce => ("30s", Duration::from_secs(1)),
+        AfterAKill::Ttl(more) => ("2s", Duration::from_secs(2) + more),
+    };
+    let took = killed(&place, ttl);
+    println!("{}: the next holder ran {took:?} after the kill, with a TTL of {ttl}", place.name);
+    assert!(took < limit, "after {took:?}");
 }
 
-#[test]
-fn a_killed_run_frees_a_redis_lock_after_its_ttl() {
-    let took = killed(&Place::redis(), "2s");
-    println!("redis: the next holder ran {took:?} after the kill, with a TTL of 2s");
-    assert!(took < Duration::from_millis(2_500), "after {took:?}");
-}
+on_every!(store, a_killed_run_frees_its_lock, killed_run);
 
 /// Stops a `dlock run` for twice its TTL.
-fn stopped(place: &Place) {
+fn stopped(place: Place) {
     let first = place.start(&["run", "--ttl", "3s", "k", "--", "sh", "-c", &busy("first")], "first works");
     let second = place.dlock(&["run", "k", "--", "sh", "-c", &brief("second")]).stderr(Stdio::piped()).spawn().unwrap();
     place.until_waiting("k");
@@ -61,24 +60,16 @@ fn stopped(place: &Place) {
     assert_eq!(ended(third, SOON).0, Some(143));
 }
 
-#[test]
-fn a_stopped_run_has_lost_a_local_lock_and_harms_nobody() {
-    stopped(&Place::local());
-}
+on_every!(store, a_stopped_run_has_lost_its_lock_and_harms_nobody, stopped);
 
-#[test]
-fn a_stopped_run_has_lost_a_redis_lock_and_harms_nobody() {
-    stopped(&Place::redis());
-}
+on_every!(server, a_killed_server_ends_the_command_before_the_deadline, killed_server);
 
-#[test]
-fn a_killed_server_ends_the_command_before_the_deadline() {
-    let mut place = Place::redis();
+fn killed_server(mut place: Place) {
     let script =
         "trap 'echo got TERM >> $J; exit 0' TERM; echo starts >> $J; while :; do echo works >> $J; sleep 0.02; done";
     let begun = Instant::now();
     let first = place.start(&["run", "--ttl", "3s", "k", "--", "bash", "-c", script], "works");
-    place.redis.as_mut().unwrap().kill();
+    place.kill_server();
     let killed = Instant::now();
     let (code, said) = ended(first, SOON);
     assert_eq!(code, Some(76), "{said}");
@@ -93,12 +84,12 @@ fn a_killed_server_ends_the_command_before_the_deadline() {
     assert_eq!(place.journal().matches("works").count(), works);
 }
 
-#[test]
-fn a_command_that_ignores_sigterm_is_killed_at_the_deadline() {
-    let mut place = Place::redis();
+on_every!(server, a_command_that_ignores_sigterm_is_killed_at_the_deadline, ignores_sigterm);
+
+fn ignores_sigterm(mut place: Place) {
     let script = "trap '' TERM; echo starts >> $J; while :; do echo works >> $J; sleep 0.02; done";
     let first = place.start(&["run", "--ttl", "2s", "k", "--", "bash", "-c", script], "works");
-    place.redis.as_mut().unwrap().kill();
+    place.kill_server();
     let killed = Instant::now();
     assert_eq!(ended(first, SOON).0, Some(76));
     let took = killed.elapsed();
@@ -109,7 +100,7 @@ fn a_command_that_ignores_sigterm_is_killed_at_the_deadline() {
 
 #[test]
 fn a_broken_lock_ends_its_command_at_once() {
-    for place in [Place::local(), Place::redis()] {
+    for place in Place::all() {
         let first = place.start(&["run", "--ttl", "3s", "k", "--", "sh", "-c", &busy("first")], "first works");
         assert_eq!(place.output(&["break", "k"]).status.code(), Some(0));
         let (code, said) = ended(first, SOON);
@@ -155,12 +146,4 @@ fn count(place: &Place, processes: usize, rounds: usize) {
     assert_eq!(sum.trim().parse::<usize>().unwrap(), processes * rounds);
 }
 
-#[test]
-fn eight_processes_add_a_hundred_each_on_local() {
-    count(&Place::local(), 8, 100);
-}
-
-#[test]
-fn eight_processes_add_a_hundred_each_on_redis() {
-    count(&Place::redis(), 8, 100);
-}
+on_every!(store, eight_processes_add_a_hundred_each, |place: Place| count(&place, 8, 100));

@@ -14,7 +14,7 @@ fn stdout(place: &Place, arguments: &[&str]) -> String {
 
 #[test]
 fn held_locks_are_listed_shown_and_broken() {
-    for place in [Place::local(), Place::redis()] {
+    for place in Place::all() {
         assert_eq!(stdout(&place, &["ls"]), "no locks are held or waited for\n");
         assert!(stdout(&place, &["show", "jobs/1"]).starts_with("free"));
         let hold = |key: &str, label: &str| {

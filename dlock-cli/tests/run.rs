@@ -45,7 +45,7 @@ fn the_status_of_what_a_signal_ended_or_could_not_start_is_the_shells() {
 
 #[test]
 fn a_second_run_with_try_is_told_who_holds() {
-    for place in [Place::local(), Place::redis()] {
+    for place in Place::all() {
         let first = place.start(&["run", "k", "--", "sh", "-c", "echo starts >> $J; read line"], "starts");
         let mut first = first;
         // Its standard input is empty, so `read` ends at once; hold it by another.
@@ -104,7 +104,12 @@ fn one_that_waits_says_for_whom_and_follows() {
 
 #[test]
 fn shared_runs_run_together_and_permits_up_to_their_number() {
-    let place = Place::redis();
+    for place in Place::all() {
+        shared_and_permits(&place);
+    }
+}
+
+fn shared_and_permits(place: &Place) {
     for mode in [["--shared"].as_slice(), &["--permits", "2"]] {
         let arguments = |rest: &[&'static str]| [&["run"], mode, rest].concat();
         let waits = arguments(&["k", "--", "sh", "-c", "echo in >> $J; read line"]);

@@ -269,3 +269,39 @@ proptest! {
         }
     }
 }
+
+/// Others take an entry for dead that they have watched unchanged for its TTL. So each renewal must change it, also when the
+/// store's clock went back and its end is far ahead (rule C2).
+#[test]
+fn a_renewal_after_the_clock_went_back_changes_the_entry() {
+    let entry = |id: &HolderId| Entry {
+        id: id.clone(),
+        mode: Mode::Exclusive,
+        ttl_ms: 100,
+        label: String::new(),
+        since: 0,
+        origin: None,
+    };
+    let (holder, waiter) = (HolderId::random(), HolderId::random());
+    let patience = Duration::from_millis(100);
+    let at = |micros, doubted: &[&HolderId]| Sight {
+        earliest: StoreTime(micros),
+        latest: StoreTime(micros),
+        doubted: doubted.iter().map(|id| (*id).clone()).collect(),
+        ..Sight::default()
+    };
+    let mut record = Record::default();
+    let ahead = at(100_000_000, &[]);
+    assert!(matches!(record.acquire(entry(&holder), patience, Asks::ToQueue, &ahead), Answer::Granted(_)));
+    assert_eq!(record.acquire(entry(&waiter), patience, Asks::ToQueue, &ahead), Answer::Waiting);
+    // The interval in which the clock lies became narrower: nothing gets shorter for that.
+    record.renew(&holder, &at(99_999_000, &[])).unwrap();
+    assert_eq!(record.holders[0].expires, StoreTime(100_100_000));
+    for micros in [1_000_000, 1_030_000] {
+        let back = at(micros, &[&holder, &waiter]);
+        record.renew(&holder, &back).unwrap();
+        assert_eq!(record.holders[0].expires, StoreTime(micros + 100_000));
+        assert_eq!(record.acquire(entry(&waiter), patience, Asks::Again, &back), Answer::Waiting);
+        assert_eq!(record.queue[0].alive_until, StoreTime(micros + 100_000));
+    }
+}

@@ -43,6 +43,8 @@ pub(crate) fn classify(error: &sqlx::Error) -> (Problem, Effect) {
         sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => (Problem::Busy, NotApplied),
         // Before the first statement of a connection.
         sqlx::Error::Tls(_) => (Problem::Tls, NotApplied),
+        // A certificate that was not accepted comes as this; or something that broke the stream later on.
+        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => (Problem::Tls, Unknown),
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => (Problem::Busy, Unknown),
         sqlx::Error::Configuration(_) => (Problem::Setup, NotApplied),
         _ => (Problem::Other, Unknown),
@@ -145,6 +147,7 @@ mod tests {
             (sqlx::Error::PoolClosed, Problem::Closed, Effect::NotApplied),
             (io(std::io::ErrorKind::ConnectionRefused), Problem::Busy, Effect::NotApplied),
             (io(std::io::ErrorKind::BrokenPipe), Problem::Busy, Effect::Unknown),
+            (io(std::io::ErrorKind::InvalidData), Problem::Tls, Effect::Unknown),
             (sqlx::Error::Protocol("cut".into()), Problem::Busy, Effect::Unknown),
             (sqlx::Error::Tls("unknown issuer".into()), Problem::Tls, Effect::NotApplied),
         ] {

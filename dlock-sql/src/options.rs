@@ -151,6 +151,10 @@ impl Connection {
         if let Some(file) = tls_ca.as_ref().filter(|_| tls != Tls::VerifyFull) {
             return Err(wrong(format!("tls_ca={file} checks nothing without tls=verify-full; add that")));
         }
+        if let Some(file) = &tls_ca {
+            std::fs::File::open(file)
+                .map_err(|error| wrong(format!("tls_ca={file} can't be read: {error}; name a PEM file")))?;
+        }
         Ok(Self { pool, tls, tls_ca })
     }
 }

@@ -1,33 +1,20 @@
 //! `dlock` as a process, and a journal that its commands write.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
-use dlock_fixtures::{RedisServer, wait_until};
+mod place;
+
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub(crate) use place::on_every;
+pub use place::{AfterAKill, Place};
+
+use dlock_fixtures::wait_until;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// A folder with a lock file and a journal, and perhaps a server.
-pub struct Place {
-    pub folder: TempDir,
-    pub url: String,
-    pub redis: Option<RedisServer>,
-}
-
 impl Place {
-    pub fn local() -> Self {
-        let folder = TempDir::new().unwrap();
-        let url = format!("local:{}/locks.db", folder.path().display());
-        Self { folder, url, redis: None }
-    }
-
-    pub fn redis() -> Self {
-        let redis = RedisServer::start();
-        Self { folder: TempDir::new().unwrap(), url: redis.url(), redis: Some(redis) }
-    }
-
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

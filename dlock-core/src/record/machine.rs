@@ -34,6 +34,13 @@ impl Sight {
     fn is_over(&self, id: &HolderId, end: StoreTime, margin: Duration) -> bool {
         self.departed.contains(id) || (self.earliest > end + margin && !self.doubted.contains(id))
     }
+
+    /// The end of an entry of `id` that lasted until `end` and is extended until `to`. Never earlier than it was, but where
+    /// the store's clock went back (rule C2): the end of before is far ahead then, and one that stayed the same over
+    /// renewals would look like that of a dead holder to those who watch it.
+    fn extended(&self, id: &HolderId, end: StoreTime, to: StoreTime) -> StoreTime {
+        if self.doubted.contains(id) { to } else { end.max(to) }
+    }
 }
 
 /// How an acquisition asks.
@@ -88,11 +95,11 @@ impl Record {
     pub fn acquire(&mut self, entry: Entry, patience: Duration, asks: Asks, sight: &Sight) -> Answer {
         self.settle(sight);
         if let Some(holder) = self.holder_mut(&entry.id) {
-            holder.expires = holder.expires.max(sight.latest + entry.ttl());
+            holder.expires = sight.extended(&entry.id, holder.expires, sight.latest + entry.ttl());
             return Answer::Granted(holder.clone());
         }
         if let Some(waiter) = self.queue.iter_mut().find(|waiter| waiter.entry.id == entry.id) {
-            waiter.alive_until = waiter.alive_until.max(sight.latest + patience);
+            waiter.alive_until = sight.extended(&entry.id, waiter.alive_until, sight.latest + patience);
             return Answer::Waiting;
         }
         if asks == Asks::Again {
@@ -122,7 +129,7 @@ impl Record {
     pub fn renew(&mut self, id: &HolderId, sight: &Sight) -> Option<Holder> {
         self.settle(sight);
         let holder = self.holder_mut(id)?;
-        holder.expires = holder.expires.max(sight.latest + holder.entry.ttl());
+        holder.expires = sight.extended(id, holder.expires, sight.latest + holder.entry.ttl());
         Some(holder.clone())
     }
 
