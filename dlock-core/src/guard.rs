@@ -2,7 +2,7 @@
 
 use crate::client::{Client, Terms};
 use crate::in_place::{InPlace, named_future};
-use crate::{Error, FencingToken, HolderId, Lease, LockKey, LostCause, Moment, Release, Request, Result};
+use crate::{Error, FencingToken, HolderId, Lease, Lifetime, LockKey, LostCause, Moment, Release, Request, Result};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -226,10 +226,19 @@ impl Held {
         if first {
             inner.client.observer().lost(cause);
             tracing::warn!(key = %inner.request.key(), token = %inner.lease.token(), cause = cause.as_str(), "the lock was lost");
-            // Rule V3: a renewal that comes through after the deadline must not keep others waiting.
-            if cause == LostCause::Expired && inner.client.clock().now() >= inner.lease.deadline().at() {
+            // Rule V3: a renewal that comes through after the deadline must not keep others waiting. Before it, a lease that is
+            // renewed no more ends by itself; one whose session lives on does not.
+            let until = inner.lease.deadline().at();
+            let ends = inner.client.capabilities().lifetime == Lifetime::Lease && inner.client.clock().now() < until;
+            if matches!(cause, LostCause::Expired | LostCause::MaxHold) && !ends {
                 let (client, lease) = (inner.client.clone(), inner.lease.clone());
-                inner.client.in_background(async move { client.release(&lease).await });
+                inner.client.in_background(async move {
+                    tokio::select! {
+                        () = client.clock().sleep_until(until) => {}
+                        () = client.closed().fired() => {}
+                    }
+                    client.release(&lease).await
+                });
             }
         }
         (*inner.lost.borrow()).unwrap_or(cause)

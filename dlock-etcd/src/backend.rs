@@ -98,7 +98,7 @@ impl EtcdBackend {
         Ok(Self(Arc::new(Shared {
             sessions: Sessions::new(store.clone(), names.clone(), op_timeout, stop.clone()),
             watches: Watches::new(store.clone(), names.clone(), op_timeout, stop.clone()),
-            lines: Lines::new(store.clock.clone(), stop.clone()),
+            lines: Lines::new(store.clone(), stop.clone()),
             runtime: Handle::current(),
             store,
             names,

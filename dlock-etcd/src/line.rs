@@ -3,9 +3,10 @@
 use crate::locked;
 use crate::names::Span;
 use crate::queue::{Entry, Queue};
+use crate::store::Store;
 use crate::watches::{Watch, Watcher, Watches};
-use dlock_core::{Cancel, Clock, LockInfo, LockKey, Standing};
-use etcd_client::{Event, EventType, KeyValue};
+use dlock_core::{Cancel, LockInfo, LockKey, Standing};
+use etcd_client::{Event, EventType, GetOptions, KeyValue};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 pub(crate) struct Lines {
     open: Open,
     runtime: Handle,
-    clock: Clock,
+    store: Store,
     stop: Cancel,
 }
 
@@ -25,6 +26,8 @@ type Open = Arc<Mutex<HashMap<LockKey, Weak<Line>>>>;
 /// A line stays for so long without waiters: a new watch may hear nothing for 100 ms, the server's interval for those
 /// that begin in the past.
 const LINGER: Duration = Duration::from_secs(2);
+/// Something between client and server may keep a stream open and pass nothing on: a waiter looks for itself so often.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Those of a client who wait for one lock: one watch of the lock's folder for all of them, by which each is judged
 /// without a request (rule Q2).
@@ -64,8 +67,8 @@ pub(crate) struct Place {
 }
 
 impl Lines {
-    pub(crate) fn new(clock: Clock, stop: Cancel) -> Self {
-        Self { open: Open::default(), runtime: Handle::current(), clock, stop }
+    pub(crate) fn new(store: Store, stop: Cancel) -> Self {
+        Self { open: Open::default(), runtime: Handle::current(), store, stop }
     }
 
     /// Takes part in a line. `queue` is what the server answered when it took the entry `entry` in.
@@ -86,7 +89,7 @@ impl Lines {
                     let watcher: Weak<Line> = Arc::downgrade(&line);
                     let from = queue.revision + 1;
                     let _ = line.watch.set(watches.watch(Span::prefixed(folder), from, Duration::ZERO, watcher));
-                    self.runtime.spawn(line.clone().linger(self.clock.clone(), self.stop.clone()));
+                    self.runtime.spawn(line.clone().attend(self.store.clone(), self.stop.clone()));
                     line
                 }
             }
@@ -96,10 +99,7 @@ impl Lines {
             let mut state = locked(&line.state);
             state.used = true;
             state.waiting.insert(entry.to_vec(), told);
-            // An answer that is older than what was heard since says nothing new.
-            if queue.revision > state.queue.revision {
-                state.queue = queue;
-            }
+            state.learn(queue);
             if state.queue.position(entry).is_none() {
                 state.is_gone(entry);
             }
@@ -110,21 +110,34 @@ impl Lines {
 }
 
 impl Line {
-    /// Keeps the line until nobody has used it for a while.
-    async fn linger(self: Arc<Self>, clock: Clock, stop: Cancel) {
-        let unused = async {
-            loop {
-                clock.sleep(LINGER).await;
-                let mut state = locked(&self.state);
-                if !std::mem::take(&mut state.used) && state.waiting.is_empty() {
-                    return;
+    /// Keeps the line until nobody has used it for a while, and looks now and then whether it hears all that happens.
+    async fn attend(self: Arc<Self>, store: Store, stop: Cancel) {
+        let attended = async {
+            let mut look = store.clock.now() + LOOK;
+            while self.is_used() {
+                store.clock.sleep(LINGER).await;
+                let now = store.clock.now();
+                if now >= look {
+                    look = now + LOOK;
+                    let read = store.read(&Span::prefixed(&self.folder), GetOptions::new(), look).await;
+                    if let Ok((revision, kvs)) = read {
+                        let mut state = locked(&self.state);
+                        state.learn(Queue::read(&self.folder, revision, &kvs));
+                        state.look_round();
+                    }
                 }
             }
         };
         tokio::select! {
-            () = unused => {}
+            () = attended => {}
             () = stop.fired() => {}
         }
+    }
+
+    /// Whether somebody waits, or came since this was last asked.
+    fn is_used(&self) -> bool {
+        let mut state = locked(&self.state);
+        std::mem::take(&mut state.used) || !state.waiting.is_empty()
     }
 
     /// The lock as it was last heard of, and when.
@@ -146,6 +159,20 @@ impl State {
         }
     }
 
+    /// Takes an answer for true, unless it is older than what was heard since.
+    fn learn(&mut self, queue: Queue) {
+        if queue.revision > self.queue.revision {
+            self.queue = queue;
+        }
+    }
+
+    /// Tells all how they stand.
+    fn look_round(&mut self) {
+        let gone: Vec<_> = self.waiting.keys().filter(|key| self.queue.position(key).is_none()).cloned().collect();
+        gone.iter().for_each(|key| self.is_gone(key));
+        self.judge();
+    }
+
     /// Tells those who hold the lock now.
     fn judge(&self) {
         for (index, entry) in self.queue.entries.iter().enumerate() {
@@ -164,9 +191,7 @@ impl Watcher for Line {
         let mut state = locked(&self.state);
         // An earlier revision is that of a server that has lost its data.
         state.queue = Queue::read(&self.folder, revision, kvs);
-        let gone: Vec<_> = state.waiting.keys().filter(|key| state.queue.position(key).is_none()).cloned().collect();
-        gone.iter().for_each(|key| state.is_gone(key));
-        state.judge();
+        state.look_round();
     }
 
     fn changed(&self, events: &[Event]) {
@@ -220,6 +245,54 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        locked(&self.line.state).waiting.remove(&self.key);
+        let mut state = locked(&self.line.state);
+        state.waiting.remove(&self.key);
+        state.used = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(revision: i64, names: &[&str]) -> Queue {
+        let entries = names.iter().map(|name| Entry::named(name, name.rsplit('-').next().unwrap().parse().unwrap()));
+        Queue { revision, entries: entries.collect() }
+    }
+
+    fn state(queue: Queue, waiting: &[&str]) -> (State, Vec<watch::Receiver<News>>) {
+        let (told, news): (Vec<_>, Vec<_>) = waiting.iter().map(|_| watch::channel(News::Waits)).unzip();
+        let waiting = waiting.iter().map(|name| name.as_bytes().to_vec()).zip(told).collect();
+        (State { queue, waiting, used: false }, news)
+    }
+
+    fn told(news: &[watch::Receiver<News>]) -> Vec<News> {
+        news.iter().map(|news| *news.borrow()).collect()
+    }
+
+    #[test]
+    fn those_at_the_front_hold_and_those_who_are_gone_are_told() {
+        let (mut state, news) = state(queue(9, &["x-1", "s-2", "s-3", "x-4", "s-5"]), &["s-2", "s-3", "x-4", "s-5"]);
+        state.look_round();
+        assert_eq!(told(&news), [News::Waits; 4]);
+        state.learn(queue(10, &["s-2", "s-3", "s-5"]));
+        state.look_round();
+        assert_eq!(told(&news), [News::Holds(10), News::Holds(10), News::Gone, News::Holds(10)]);
+    }
+
+    #[test]
+    fn an_older_answer_says_nothing_new() {
+        let (mut state, news) = state(queue(9, &["x-1", "x-2"]), &["x-2"]);
+        state.learn(queue(8, &["x-2"]));
+        state.look_round();
+        assert_eq!(told(&news), [News::Waits]);
+    }
+
+    #[test]
+    fn each_place_of_a_permit_lock_is_given() {
+        let (mut state, news) = state(queue(9, &["p2-1", "p2-2", "p2-3", "p2-4"]), &["p2-3", "p2-4"]);
+        state.learn(queue(10, &["p2-1", "p2-3", "p2-4"]));
+        state.look_round();
+        assert_eq!(told(&news), [News::Holds(10), News::Waits]);
     }
 }

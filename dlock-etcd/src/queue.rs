@@ -128,18 +128,25 @@ impl Queue {
 }
 
 #[cfg(test)]
+impl Entry {
+    /// An entry of that name, in no folder.
+    pub(crate) fn named(name: &str, created: i64) -> Self {
+        let (id, mode) = read_entry(name.as_bytes());
+        let value = mode.map(|mode| note("me", mode)).unwrap_or_default();
+        Self { key: name.into(), id, mode, created, lease: 7, value }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(name: &str, created: i64) -> Entry {
-        let (id, mode) = read_entry(name.as_bytes());
-        let value = mode.map(|mode| note("me", mode)).unwrap_or_default();
-        Entry { key: name.into(), id, mode, created, lease: 7, value }
-    }
-
     #[test]
     fn a_foreign_entry_counts_as_exclusive() {
-        let queue = Queue { revision: 9, entries: vec![entry("s-1", 1), entry("694d8", 2), entry("s-3", 3)] };
+        let queue = Queue {
+            revision: 9,
+            entries: vec![Entry::named("s-1", 1), Entry::named("694d8", 2), Entry::named("s-3", 3)],
+        };
         assert_eq!((queue.standing(0), queue.standing(2)), (Standing::Holds, Standing::Waits { behind: 1 }));
         assert_eq!(queue.standing_of_next(Mode::Exclusive), Standing::Waits { behind: 2 });
         let info = queue.info(&LockKey::new("a").unwrap());
@@ -150,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_an_entry_says_to_people_may_be_anything() {
-        let mut strange = entry("x-1", 1);
+        let mut strange = Entry::named("x-1", 1);
         strange.value = b"\xff not json".to_vec();
         let info = Queue { revision: 1, entries: vec![strange] }.info(&LockKey::new("a").unwrap());
         assert_eq!((info.holders[0].label.as_ref(), info.holders[0].mode), (None, Some(Mode::Exclusive)));

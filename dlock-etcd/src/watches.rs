@@ -5,7 +5,7 @@ use crate::locked;
 use crate::names::{Names, Span};
 use crate::store::{Store, get};
 use dlock_core::{Cancel, Error, ErrorKind, Moment, Result};
-use etcd_client::{Event, KeyValue, Txn, WatchOptions, WatchRequestSender, WatchResponseStream};
+use etcd_client::{Event, KeyValue, Txn, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -123,8 +123,8 @@ impl Shared {
                 Ok((requests, responses)) => {
                     let begun = clock.now();
                     let error = self.serve(requests, responses).await;
-                    heard = clock.now();
-                    if heard.since(begun) > LASTING {
+                    if clock.now().since(begun) > LASTING {
+                        heard = clock.now();
                         pauses = dlock_core::backoff();
                     }
                     error
@@ -272,19 +272,27 @@ impl Shared {
                 Ok(None) => return Error::new(ErrorKind::Unavailable, "the server ended the stream of watches"),
                 Err(error) => return from_etcd(error),
             };
+            if response.canceled() && response.created() {
+                // It may not be read, or the token with which the stream was opened is no longer good. Such an answer need
+                // not name its watch.
+                return ended(&response);
+            }
             let watcher = match locked(&self.state).watched.get(&response.watch_id()) {
                 // Forgotten meanwhile.
                 None => continue,
                 Some(watched) => watched.watcher.clone(),
             };
             if response.canceled() {
-                // What was to be heard was compacted, or may not be read.
-                let reason = response.cancel_reason().to_owned();
-                return Error::new(ErrorKind::Unavailable, format!("the server ended a watch: {reason}"));
+                // What was to be heard was compacted.
+                return ended(&response);
             }
             if let Some(watcher) = watcher.upgrade().filter(|_| !response.events().is_empty()) {
                 watcher.changed(response.events());
             }
         }
     }
+}
+
+fn ended(response: &WatchResponse) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("the server ended a watch: {}", response.cancel_reason()))
 }

@@ -1,76 +1,12 @@
 //! A reply that is lost is not a lock that is lost, nor one that nobody holds.
 #![allow(clippy::unwrap_used)]
 
-use dlock_core::{Clock, ErrorKind, Locks};
-use dlock_etcd::EtcdBackend;
-use dlock_fixtures::{EtcdServer, free_port};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+mod proxy;
+
+use dlock_core::{Clock, ErrorKind};
+use dlock_fixtures::EtcdServer;
+use proxy::Proxy;
 use std::time::Duration;
-
-/// Stands between client and server, and loses what the server says as long as it is told to.
-#[derive(Clone)]
-struct Proxy {
-    port: u16,
-    deaf: Arc<AtomicBool>,
-    open: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Proxy {
-    fn before(server: u16) -> Self {
-        let port = free_port();
-        let this = Self { port, deaf: Arc::default(), open: Arc::default() };
-        let (listener, proxy) = (TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap(), this.clone());
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                let (Ok(client), Ok(server)) = (client, TcpStream::connect((Ipv4Addr::LOCALHOST, server))) else {
-                    return;
-                };
-                for stream in [&client, &server] {
-                    stream.set_nodelay(true).unwrap();
-                    proxy.open.lock().unwrap().push(stream.try_clone().unwrap());
-                }
-                let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-                std::thread::spawn(move || pass(client, to_server, &AtomicBool::new(false)));
-                let deaf = proxy.deaf.clone();
-                std::thread::spawn(move || pass(server, to_client, &deaf));
-            }
-        });
-        this
-    }
-
-    /// From now on replies are lost.
-    fn lose(&self) {
-        self.deaf.store(true, Ordering::SeqCst);
-    }
-
-    /// Resets what is open, and then works again.
-    fn reset(&self) {
-        let open = std::mem::take(&mut *self.open.lock().unwrap());
-        for stream in open {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        self.deaf.store(false, Ordering::SeqCst);
-    }
-
-    async fn client(&self, op_timeout: Duration) -> Locks {
-        let url = format!("etcd://127.0.0.1:{}", self.port);
-        let backend = EtcdBackend::connect(&url.parse().unwrap()).await.unwrap();
-        Locks::builder(Arc::new(backend)).op_timeout(op_timeout).build().unwrap()
-    }
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream, lose: &AtomicBool) {
-    let mut bytes = [0; 16_384];
-    while let Ok(length @ 1..) = from.read(&mut bytes) {
-        if !lose.load(Ordering::SeqCst) && to.write_all(&bytes[..length]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Both);
-}
 
 async fn no_keys(server: &EtcdServer, limit: Duration) {
     let clock = Clock::system();

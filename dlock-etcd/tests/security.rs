@@ -50,7 +50,16 @@ async fn a_user_needs_its_password_and_the_keys_under_the_prefix() {
     tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
     // Keeping alive, sweeping, watching and revoking are within its rights.
     assert!(guard.is_valid());
+    // A restarted server has forgotten the tokens that it gave to users.
+    let server = tokio::task::spawn_blocking(move || {
+        let mut server = server;
+        server.restart();
+        server
+    });
+    let _server = server.await.unwrap();
     guard.release().await.unwrap();
+    let waiting = tokio::time::timeout(std::time::Duration::from_secs(10), waiting);
+    let waiting = async { waiting.await.expect("the waiter is served") };
     waiting.await.unwrap().unwrap().release().await.unwrap();
     locks.close().await.unwrap();
     for url in [

@@ -54,6 +54,23 @@ async fn a_foreign_hand_that_takes_a_key_is_noticed_at_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_was_held_for_as_long_as_it_may_is_free_within_a_ttl() {
+    let server = EtcdServer::start();
+    let (locks, other, clock) = (client(&server.url()).await, client(&server.url()).await, Clock::system());
+    let second = Duration::from_secs(1);
+    let guard = locks.lock("k").ttl(second).max_hold(second / 2).acquire().await.unwrap();
+    // Another lock keeps the session alive.
+    let stays = locks.lock("stays").ttl(second).acquire().await.unwrap();
+    assert_eq!(guard.lost().await, dlock_core::LostCause::MaxHold);
+    let lost = clock.now();
+    let next = tokio::time::timeout(Duration::from_secs(10), other.lock("k").acquire()).await.unwrap().unwrap();
+    assert!(clock.now().since(lost) < second + Duration::from_millis(250), "{:?}", clock.now().since(lost));
+    assert!(stays.is_valid() && !guard.is_valid() && next.is_valid());
+    assert_eq!(guard.release().await.unwrap_err().lost_cause(), Some(dlock_core::LostCause::MaxHold));
+    assert!(next.is_valid());
+}
+
 /// The environment with which this program is the holder below.
 const HOLDER: &str = "DLOCK_ETCD_TEST_HOLDER";
 
