@@ -71,6 +71,15 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure what locks cost on a live store
+    Bench {
+        /// A few seconds
+        #[arg(long)]
+        quick: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the completions for a shell
     Completions { shell: Shell },
     #[cfg(unix)]

@@ -61,3 +61,14 @@ pub(crate) fn python() -> Done<String> {
     }
     Ok(python.display().to_string())
 }
+
+/// A Python with the packages of a file, made if it is missing.
+pub(crate) fn venv(folder: &Path, requirements: &Path) -> Done<String> {
+    let python = folder.join("bin/python").display().to_string();
+    if !folder.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+    }
+    // Fast where all is there.
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(requirements))?;
+    Ok(python)
+}

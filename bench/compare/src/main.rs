@@ -100,7 +100,9 @@ async fn compare(setup: Setup, plan: &Plan, quick: bool, only: &str, which: &str
         .collect();
     let workloads: Vec<_> = workloads(quick).into_iter().filter(|workload| workload.name.contains(which)).collect();
     let bar = ProgressBar::new(workloads.len() as u64 + 2);
-    bar.set_style(ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {elapsed} {wide_msg}").expect("a template"));
+    bar.set_style(
+        ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {elapsed} {wide_msg}").expect("a template"),
+    );
     bar.set_prefix(plan.store.clone());
     for workload in &workloads {
         let tell = |what: &str| bar.set_message(what.to_owned());

@@ -1,5 +1,6 @@
 //! One file a subcommand.
 
+mod bench;
 mod break_lock;
 mod check;
 mod init;
@@ -28,6 +29,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Break { key, holder, token } => break_lock::break_lock(&store, &key, holder, token).await,
         Command::Init => init::init(&store).await,
         Command::Check { filter, json } => check::check(&store, filter, json).await,
+        Command::Bench { quick, json } => bench::bench(&store, quick, json).await,
         Command::Completions { shell } => {
             let mut completions = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "dlock", &mut completions);

@@ -14,7 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const TABLE: &str = "bench_raw";
 
 pub(crate) fn fill(setup: &mut Setup) -> Result<()> {
-    let endpoint = setup.parameter("endpoint").ok_or("name the endpoint: dynamodb://table?region=…&endpoint=http://…")?;
+    let endpoint =
+        setup.parameter("endpoint").ok_or("name the endpoint: dynamodb://table?region=…&endpoint=http://…")?;
     pairs(setup, endpoint);
     setup.cannot("a floor of hand-overs", "DynamoDB wakes nobody: waiters look again");
     Ok(())
@@ -56,7 +57,8 @@ fn pairs(setup: &mut Setup, endpoint: String) {
                     let id = uuid::Uuid::new_v4().simple().to_string();
                     let put = |holder: &str, until: u64| {
                         let text = |text: &str| AttributeValue::S(text.to_owned());
-                        let put = client.put_item().table_name(TABLE).item("key", text(&key)).item("holder", text(holder));
+                        let put =
+                            client.put_item().table_name(TABLE).item("key", text(&key)).item("holder", text(holder));
                         put.item("until", AttributeValue::N(until.to_string()))
                     };
                     let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;

@@ -8,9 +8,11 @@ use etcd_client::{
     Client, Compare, CompareOp, EventType, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
     WatchOptions,
 };
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::{OnceCell, oneshot};
 
 /// Of the one lease of a client, in seconds: longer than the benchmark, so that nothing needs to be kept alive.
 const LEASE: i64 = 3_600;
@@ -62,15 +64,48 @@ async fn delete(client: &mut Client, key: &str, revision: i64) -> Result<()> {
     if done.succeeded() { Ok(()) } else { Err("it was lost".into()) }
 }
 
-/// A queue of keys: one transaction puts the own one and reads who is before; a watch on that one tells when it goes.
+/// Who waits for which key to go, and what has gone before anybody waited.
+#[derive(Default)]
+struct Gone {
+    waiting: HashMap<Vec<u8>, oneshot::Sender<()>>,
+    gone: HashSet<Vec<u8>>,
+}
+
+type SharedGone = Arc<Mutex<Gone>>;
+
+/// One watch on the whole queue, opened before anybody waits: one that starts at a past revision is served by a tick of
+/// 100 ms.
+async fn watch(client: &mut Client, key: &str) -> Result<SharedGone> {
+    let shared = SharedGone::default();
+    let mut news = client.watch(format!("{key}/"), Some(WatchOptions::new().with_prefix())).await?;
+    let seen = shared.clone();
+    tokio::spawn(async move {
+        while let Ok(Some(news)) = news.message().await {
+            let deleted = news.events().iter().filter(|event| event.event_type() == EventType::Delete);
+            for key in deleted.filter_map(|event| Some(event.kv()?.key().to_vec())) {
+                let mut seen = seen.lock().expect("no panic");
+                match seen.waiting.remove(&key) {
+                    // Who waits may have been dropped.
+                    Some(waiting) => drop(waiting.send(())),
+                    None => drop(seen.gone.insert(key)),
+                }
+            }
+        }
+    });
+    Ok(shared)
+}
+
+/// A queue of keys: one transaction puts the own one and reads who is before; the watch tells when that one goes.
 fn queue(setup: &mut Setup, address: String) {
     let raw = contender(move || {
         let address = address.clone();
         async move {
             let (client, lease) = connect(&address).await?;
+            let watched = Arc::new(OnceCell::new());
             Ok(move |key: String| {
-                let mut client = client.clone();
+                let (mut client, watched) = (client.clone(), watched.clone());
                 async move {
+                    let shared: &SharedGone = watched.get_or_try_init(|| watch(&mut client, &key)).await?;
                     let own = format!("{key}/{}", uuid::Uuid::new_v4().simple());
                     let put = TxnOp::put(own.as_str(), "", Some(PutOptions::new().with_lease(lease)));
                     let last_two = GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Descend);
@@ -82,14 +117,13 @@ fn queue(setup: &mut Setup, address: String) {
                         _ => None,
                     });
                     if let Some(before) = before {
-                        let from = WatchOptions::new().with_start_revision(revision + 1);
-                        let mut watch = client.watch(before, Some(from)).await?;
-                        'wait: while let Some(news) = watch.message().await? {
-                            for event in news.events() {
-                                if event.event_type() == EventType::Delete {
-                                    break 'wait;
-                                }
-                            }
+                        let (tell, told) = oneshot::channel();
+                        let waits = {
+                            let mut shared = shared.lock().expect("no panic");
+                            !shared.gone.remove(&before) && shared.waiting.insert(before, tell).is_none()
+                        };
+                        if waits {
+                            told.await?;
                         }
                     }
                     Ok(async move { delete(&mut client, &own, revision).await })
@@ -97,7 +131,8 @@ fn queue(setup: &mut Setup, address: String) {
             })
         }
     });
-    setup.add("raw queue, a watch each", Role::HandOvers, "one connection, one lease; no clean-up of any kind", raw);
+    let note = "one connection, one lease, one watch on the queue; no clean-up of any kind";
+    setup.add("raw queue, one watch", Role::HandOvers, note, raw);
 }
 
 fn own_lock(setup: &mut Setup, address: String) {

@@ -61,7 +61,12 @@ fn pairs(setup: &mut Setup) {
             })
         }
     });
-    setup.add("raw update + update", Role::Pairs, "5 connections; two updates of one row, each its own transaction", raw);
+    setup.add(
+        "raw update + update",
+        Role::Pairs,
+        "5 connections; two updates of one row, each its own transaction",
+        raw,
+    );
 }
 
 fn blocking(setup: &mut Setup) {
@@ -86,7 +91,8 @@ fn blocking(setup: &mut Setup) {
             })
         }
     });
-    let note = "a connection for each task, blocked while it waits; no disk write, no TTL, no token; not behind a pooler";
+    let note =
+        "a connection for each task, blocked while it waits; no disk write, no TTL, no token; not behind a pooler";
     setup.add("raw GET_LOCK, blocking", Role::HandOvers, note, raw);
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn fill(setup: &mut Setup) -> Result<()> {
     pairs(setup);
     blocking(setup);
     sqlx_lock(setup);
-    setup.meter = Some(Arc::new(Transactions(setup.plain_url().to_owned())));
+    setup.meter = Some(Arc::new(Statements(setup.plain_url().to_owned())));
     Ok(())
 }
 
@@ -71,7 +71,10 @@ fn blocking(setup: &mut Setup) {
                 let pool = pool.clone();
                 async move {
                     let mut connection = pool.acquire().await?;
-                    sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))").bind(&key).execute(&mut *connection).await?;
+                    sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))")
+                        .bind(&key)
+                        .execute(&mut *connection)
+                        .await?;
                     Ok(async move {
                         let unlock = sqlx::query("SELECT pg_advisory_unlock(hashtextextended($1, 0))");
                         unlock.bind(&key).execute(&mut *connection).await?;
@@ -81,7 +84,8 @@ fn blocking(setup: &mut Setup) {
             })
         }
     });
-    let note = "a connection for each task, blocked while it waits; no disk write, no TTL, no token; not behind a pooler";
+    let note =
+        "a connection for each task, blocked while it waits; no disk write, no TTL, no token; not behind a pooler";
     setup.add("raw advisory lock, blocking", Role::HandOvers, note, raw);
 }
 
@@ -103,27 +107,24 @@ fn sqlx_lock(setup: &mut Setup) {
             })
         }
     });
-    let note = "a connection for each task, blocked while it waits; no disk write, no TTL, no token; not behind a pooler";
+    let note =
+        "a connection for each task, blocked while it waits; no disk write, no TTL, no token; not behind a pooler";
     setup.add("sqlx PgAdvisoryLock", Role::Peer, note, peer);
 }
 
-/// Counts transactions: each statement here is one.
-struct Transactions(String);
+/// Counts statements, by the extension pg_stat_statements.
+struct Statements(String);
 struct Since(PgPool, i64);
 
-/// Sessions report what they did at most this late.
-const REPORT: Duration = Duration::from_millis(1_200);
-
 async fn count(pool: &PgPool) -> Result<i64> {
-    tokio::time::sleep(REPORT).await;
-    let sql = "SELECT sum(xact_commit + xact_rollback)::bigint FROM pg_stat_database WHERE datname = current_database()";
-    Ok(sqlx::query(sql).fetch_one(pool).await?.get(0))
+    Ok(sqlx::query("SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements").fetch_one(pool).await?.get(0))
 }
 
 #[async_trait]
-impl Meter for Transactions {
+impl Meter for Statements {
     async fn start(&self) -> Result<Box<dyn Counting>> {
         let pool = pool(&self.0, 1).await?;
+        sqlx::query("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").execute(&pool).await?;
         let before = count(&pool).await?;
         Ok(Box::new(Since(pool, before)))
     }
@@ -132,6 +133,6 @@ impl Meter for Transactions {
 #[async_trait]
 impl Counting for Since {
     async fn stop(self: Box<Self>) -> Result<u64> {
-        Ok(u64::try_from(count(&self.0).await? - self.1)?)
+        Ok(u64::try_from(count(&self.0).await? - self.1)?.saturating_sub(1))
     }
 }

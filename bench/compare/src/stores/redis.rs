@@ -32,7 +32,8 @@ pub(crate) async fn clear(url: &str) -> Result<()> {
     Ok(redis::cmd("FLUSHDB").exec_async(&mut connection).await?)
 }
 
-const DELETE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
+const DELETE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
 
 /// What a lock without queue, fencing token and renewal costs at least.
 fn pairs(setup: &mut Setup, client: Client) {
@@ -76,8 +77,7 @@ fn baton(setup: &mut Setup, client: Client) {
                         Some(connection) => connection,
                         None => connect_and_lay(&client, &key).await?,
                     };
-                    let _: (String, String) =
-                        redis::cmd("BLPOP").arg(&key).arg(0).query_async(&mut connection).await?;
+                    let _: (String, String) = redis::cmd("BLPOP").arg(&key).arg(0).query_async(&mut connection).await?;
                     Ok(async move {
                         let _: u64 = connection.rpush(&key, 1).await?;
                         idle.lock().await.push(connection);

@@ -1,0 +1,201 @@
+//! `cargo xtask bench`: dlock beside the raw clients and other projects' locks.
+
+use crate::install::{install, venv};
+use crate::shell::{Done, cargo, output, root, run};
+use dlock_bench::{NotRun, Report};
+use dlock_fixtures::{MariaDbServer, PostgresServer, RedisServer};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The stores that can be measured.
+const STORES: &[&str] = &["redis", "postgres", "mariadb", "local", "memory"];
+/// Connections that the databases must allow: peers block one for each task that waits.
+const CONNECTIONS: u32 = 400;
+
+/// What `bench` does.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Bench {
+    /// Only these stores
+    stores: Vec<String>,
+    /// Few and short rounds
+    #[arg(long)]
+    quick: bool,
+    /// Write the tables into docs/PERFORMANCE.md as well
+    #[arg(long)]
+    docs: bool,
+}
+
+/// A server, for as long as its store is measured.
+enum Server {
+    Redis(RedisServer),
+    Postgres(PostgresServer),
+    MariaDb(MariaDbServer),
+    /// A file or nothing.
+    None(String),
+}
+
+impl Server {
+    fn start(store: &str) -> Done<Self> {
+        Ok(match store {
+            "redis" => Server::Redis(RedisServer::start()),
+            "postgres" => {
+                let mut server = PostgresServer::start();
+                server.sql(&format!("ALTER SYSTEM SET max_connections = {CONNECTIONS}"));
+                // So that requests can be counted.
+                server.sql("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'");
+                server.restart();
+                Server::Postgres(server)
+            }
+            "mariadb" => {
+                let server = MariaDbServer::start();
+                server.sql(&format!("SET GLOBAL max_connections = {CONNECTIONS}"));
+                Server::MariaDb(server)
+            }
+            "local" => Server::None(format!("local:{}", root().join("target/bench/locks.db").display())),
+            "memory" => Server::None("memory:".to_owned()),
+            _ => return Err(format!("no store {store}; there are {}", STORES.join(", "))),
+        })
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Server::Redis(server) => server.url(),
+            Server::Postgres(server) => format!("{}?create=true", server.url()),
+            Server::MariaDb(server) => format!("{}?create=true", server.url()),
+            Server::None(url) => url.clone(),
+        }
+    }
+}
+
+pub(crate) fn bench(wanted: &Bench) -> Done {
+    install()?;
+    let folder = root().join("target/bench");
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut build = cargo(&["build", "--release", "--manifest-path", "bench/compare/Cargo.toml"]);
+    run(build.args(["--target-dir", "target/bench"]))?;
+    let peers = peers(&folder.join("peers"))?;
+    let mut report = Report { notes: circumstances(wanted), ..Report::default() };
+    let all: Vec<String> = STORES.iter().map(|store| (*store).to_owned()).collect();
+    for store in if wanted.stores.is_empty() { &all } else { &wanted.stores } {
+        let server = Server::start(store)?;
+        let json = folder.join(format!("{store}.json"));
+        let mut compare = Command::new(folder.join("release/dlock-bench-compare"));
+        compare.args(["compare", store, &server.url()]).arg("--json").arg(&json).arg("--peers").arg(&peers);
+        if wanted.quick {
+            compare.arg("--quick");
+        }
+        match run(&mut compare) {
+            Ok(()) => report.extend(read(&json)?),
+            // The others' figures are still worth having.
+            Err(why) => report.not_run.push(NotRun { store: store.clone(), what: "all of it".to_owned(), why }),
+        }
+    }
+    tell(&report, &folder, wanted.docs)
+}
+
+fn read(path: &Path) -> Done<Report> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// The report as tables, JSON and plots.
+fn tell(report: &Report, folder: &Path, docs: bool) -> Done {
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let markdown = dlock_bench::markdown(report);
+    write("report.md", &markdown)?;
+    write("report.json", &serde_json::to_string_pretty(report).map_err(|error| error.to_string())?)?;
+    let plots = dlock_bench::plots::write(report, &folder.join("plots")).map_err(|error| error.to_string())?;
+    println!("{markdown}\nthe report and {} plots are in {}", plots.len(), folder.display());
+    if docs {
+        return into_docs(&markdown);
+    }
+    Ok(())
+}
+
+/// The tables go between two marks of docs/PERFORMANCE.md.
+fn into_docs(tables: &str) -> Done {
+    const MARKS: (&str, &str) = ("<!-- tables: begin -->", "<!-- tables: end -->");
+    let path = root().join("docs/PERFORMANCE.md");
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let parts = text.split_once(MARKS.0).and_then(|(head, rest)| Some((head, rest.split_once(MARKS.1)?.1)));
+    let (head, tail) = parts.ok_or_else(|| format!("{} has no marks {MARKS:?}", path.display()))?;
+    // Stores stand below the heading that is there.
+    let tables = tables.replace("\n## ", "\n### ");
+    let text = format!("{head}{}\n\n{}\n\n{}{tail}", MARKS.0, tables.trim(), MARKS.1);
+    std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn circumstances(wanted: &Bench) -> Vec<String> {
+    let first = |program: &str, arguments: &[&str]| {
+        let text = output(Command::new(program).args(arguments)).unwrap_or_default();
+        text.lines().next().unwrap_or("unknown").trim().to_owned()
+    };
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let length = if wanted.quick { "quick: 3 rounds of 0.3 s" } else { "7 rounds of 0.8 s" };
+    vec![
+        format!("{cores} cores, servers and clients on one machine over loopback; {length} each, all contenders in turn"),
+        format!("{}; {}", first("rustc", &["--version"]), first("redis-server", &["--version"])),
+        format!("{}; {}", first("psql", &["--version"]), first("mariadbd", &["--version"])),
+        "durability: redis without persistence, PostgreSQL with fsync=off, MariaDB with flush at commit 2; the same for all"
+            .to_owned(),
+    ]
+}
+
+/// Makes the programs of other languages, and the list of them.
+fn peers(folder: &Path) -> Done<PathBuf> {
+    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let sources = root().join("bench/compare/peers");
+    let text = |path: PathBuf| path.display().to_string();
+    let script = text(sources.join("python/peer.py"));
+    let python = venv(&folder.join("python"), &sources.join("python/requirements.txt"));
+    let of_python = |name: &str, note: &str| match &python {
+        Ok(python) => json!({ "name": name, "command": [python, script, name], "note": note }),
+        Err(why) => json!({ "name": name, "why": why }),
+    };
+    let go = text(folder.join("go-peer"));
+    let built = run(Command::new("go").args(["build", "-o", &go, "."]).current_dir(sources.join("go")));
+    let of_go = |title: &str, name: &str, note: &str| match &built {
+        Ok(()) => json!({ "name": title, "command": [go, name], "note": note }),
+        Err(why) => json!({ "name": title, "why": why }),
+    };
+    let crates = folder.join("distributed-lock");
+    let mut build =
+        cargo(&["build", "--release", "--manifest-path", "bench/compare/peers/distributed-lock/Cargo.toml"]);
+    let of_crates = match run(build.arg("--target-dir").arg(&crates)) {
+        Ok(()) => json!({
+            "name": "distributed-lock",
+            "command": [text(crates.join("release/distributed-lock-peer"))],
+            "note": "a process of its own, since its SQLite does not go with ours; advisory locks; no TTL, no token",
+        }),
+        Err(why) => json!({ "name": "distributed-lock", "why": why }),
+    };
+    let jar = folder.join("java-peer.jar");
+    let pom = text(sources.join("java/pom.xml"));
+    let made =
+        run(Command::new("mvn").args(["-q", "-B", "-f", &pom, "package"]).arg(format!("-Dout={}", folder.display())));
+    let of_java = |title: &str, name: &str, note: &str| match &made {
+        Ok(()) => json!({ "name": title, "command": ["java", "-jar", text(jar.clone()), name], "note": note }),
+        Err(why) => json!({ "name": title, "why": why }),
+    };
+    let list: Value = json!({
+        "redis": [
+            of_python("redis-py", "Python threads; looks again every 100 ms (its default)"),
+            of_python("python-redis-lock", "Python threads; waits by BLPOP"),
+            of_go("redsync (Go)", "redsync", "looks again after 50 to 250 ms (its default); no queue or renewal"),
+            of_java("Redisson (Java)", "redisson", "waits by a message, renews; no queue, fencing token in its other lock"),
+        ],
+        "etcd": [of_go("concurrency.Mutex (Go)", "etcd", "a session for each that holds or waits")],
+        "zookeeper": [
+            of_python("kazoo", "Python threads on one session"),
+            of_java("Curator (Java)", "curator", "threads on one session"),
+        ],
+        "postgres": [of_crates],
+    });
+    let path = folder.join("peers.json");
+    std::fs::write(&path, list.to_string()).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(folder.to_owned())
+}
