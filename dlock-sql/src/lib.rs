@@ -18,6 +18,7 @@
 
 mod config;
 mod error;
+mod lent;
 mod mysql;
 mod postgres;
 

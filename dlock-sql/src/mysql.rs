@@ -2,6 +2,7 @@
 
 use crate::config::{LOOK, Settings, Tls, holders, mysql_table, place};
 use crate::error::{from_sql, no_answer};
+use crate::lent::on;
 use async_trait::async_trait;
 use dlock_core::record::{Change, Record, RecordBackend, RecordStore, Snapshot, StoreReading, StoreTime, Swap};
 use dlock_core::{Capabilities, Clock, HolderId, LockKey, Moment, Result, StoreUrl, Wake};
@@ -135,7 +136,7 @@ impl RecordStore for MySqlStore {
         let sent = self.0.clock.now();
         let query = sqlx::query_as(AssertSqlSafe(self.0.sql.read.clone())).bind(key.as_str().as_bytes());
         let (micros, version, record): (i64, Option<i64>, Option<String>) =
-            query.fetch_one(&self.0.pool).await.map_err(|error| self.failed(error))?;
+            on!(&self.0.pool, query.fetch_one).await.map_err(|error| self.failed(error))?;
         let record = record.map(|text| Record::decode(text.as_bytes())).transpose()?;
         Ok(Snapshot::new(record, version, Some(self.reading(micros, sent))))
     }
@@ -152,7 +153,7 @@ impl RecordStore for MySqlStore {
             query = query.bind(expected);
         }
         let answer =
-            self.0.clock.timeout_at(change.give_up, query.execute(&self.0.pool)).await.ok_or_else(no_answer)?;
+            self.0.clock.timeout_at(change.give_up, on!(&self.0.pool, query.execute)).await.ok_or_else(no_answer)?;
         let done = answer.map_err(|error| self.failed(error))?.rows_affected() > 0;
         Ok(if done { Swap::Done { version: Some(version), reading: None } } else { Swap::Conflict(None) })
     }
@@ -168,7 +169,7 @@ impl RecordStore for MySqlStore {
             let sent = this.0.clock.now();
             let query = sqlx::query_as(AssertSqlSafe(this.0.sql.scan.clone())).bind(prefix.clone()).bind(prefix);
             let rows: Vec<(i64, Vec<u8>, i64, String)> =
-                query.fetch_all(&this.0.pool).await.map_err(|error| this.failed(error))?;
+                on!(&this.0.pool, query.fetch_all).await.map_err(|error| this.failed(error))?;
             let read = move |(micros, key, version, record): (i64, Vec<u8>, i64, String)| {
                 let key = LockKey::new(String::from_utf8_lossy(&key))?;
                 let record = Record::decode(record.as_bytes()).map_err(|error| error.during("list", Some(&key)))?;
@@ -181,7 +182,7 @@ impl RecordStore for MySqlStore {
 
     async fn purge(&self, key: &LockKey, expected: &i64) -> Result<bool> {
         let query = sqlx::query(AssertSqlSafe(self.0.sql.purge.clone())).bind(key.as_str().as_bytes()).bind(expected);
-        let done = query.execute(&self.0.pool).await.map_err(|error| self.failed(error))?;
+        let done = on!(&self.0.pool, query.execute).await.map_err(|error| self.failed(error))?;
         Ok(done.rows_affected() > 0)
     }
 

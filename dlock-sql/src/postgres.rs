@@ -2,6 +2,7 @@
 
 use crate::config::{LOOK, Settings, Tls, holders, place, postgres_table};
 use crate::error::{from_sql, no_answer};
+use crate::lent::on;
 use async_trait::async_trait;
 use dlock_core::record::{Change, Record, RecordBackend, RecordStore, Snapshot, StoreReading, StoreTime, Swap, Wakes};
 use dlock_core::{Capabilities, Clock, HolderId, LockKey, Moment, Result, StoreUrl, Wake};
@@ -208,7 +209,7 @@ impl RecordStore for PostgresStore {
         let sent = self.0.clock.now();
         let query = sqlx::query_as(AssertSqlSafe(self.0.sql.read.clone())).bind(key.as_str());
         let (micros, version, record): (i64, Option<i64>, Option<String>) =
-            query.fetch_one(&self.0.pool).await.map_err(|error| self.failed(error))?;
+            on!(&self.0.pool, query.fetch_one).await.map_err(|error| self.failed(error))?;
         snapshot(version.zip(record), self.reading(micros, sent))
     }
 
@@ -222,7 +223,7 @@ impl RecordStore for PostgresStore {
             .bind(change.next.encode())
             .bind(holders(change.next))
             .bind(granted);
-        let answer = self.0.clock.timeout_at(change.give_up, query.fetch_one(&self.0.pool)).await;
+        let answer = self.0.clock.timeout_at(change.give_up, on!(&self.0.pool, query.fetch_one)).await;
         let answer: Result<(i64, bool, Option<i64>, Option<String>, i64), _> = answer.ok_or_else(no_answer)?;
         let (micros, done, present, record, _) = answer.map_err(|error| self.failed(error))?;
         let reading = self.reading(micros, sent);
@@ -255,7 +256,7 @@ impl RecordStore for PostgresStore {
             let sent = this.0.clock.now();
             let query = sqlx::query_as(AssertSqlSafe(this.0.sql.scan.clone())).bind(prefix);
             let rows: Vec<(i64, String, i64, String)> =
-                query.fetch_all(&this.0.pool).await.map_err(|error| this.failed(error))?;
+                on!(&this.0.pool, query.fetch_all).await.map_err(|error| this.failed(error))?;
             let read = move |(micros, key, version, record): (i64, String, i64, String)| {
                 let key = LockKey::new(key)?;
                 let found = snapshot(Some((version, record)), this.reading(micros, sent));
@@ -268,7 +269,7 @@ impl RecordStore for PostgresStore {
 
     async fn purge(&self, key: &LockKey, expected: &i64) -> Result<bool> {
         let query = sqlx::query(AssertSqlSafe(self.0.sql.purge.clone())).bind(key.as_str()).bind(expected);
-        let done = query.execute(&self.0.pool).await.map_err(|error| self.failed(error))?;
+        let done = on!(&self.0.pool, query.execute).await.map_err(|error| self.failed(error))?;
         Ok(done.rows_affected() > 0)
     }
 
