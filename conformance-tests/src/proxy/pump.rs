@@ -128,6 +128,8 @@ impl Pump {
 
     async fn down(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), Reset> {
         let mut buffer = Vec::new();
+        // A client that has gone does not keep the server from what it was asked.
+        let mut is_there = true;
         loop {
             loop {
                 let unit = self.talk().wire.down(&buffer);
@@ -142,9 +144,8 @@ impl Pump {
                         self.reply(awaited, &bytes, &mut to).await?
                     }
                 };
-                // A client that has gone does not keep the server from what it was asked.
-                if passes && to.write_all(&bytes).await.is_err() {
-                    return Ok(());
+                if passes && is_there {
+                    is_there = to.write_all(&bytes).await.is_ok();
                 }
             }
             match from.read_buf(&mut buffer).await? {
