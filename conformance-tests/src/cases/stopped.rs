@@ -15,9 +15,11 @@ async fn p4_a_holder_that_was_stopped_knows_on_waking_and_harms_nobody(env: Env)
     let holder = move || Holder::start(&environment, &key, ttl);
     let holder = tokio::task::spawn_blocking(holder).await.expect("the holder starts");
     find_held(&client, &env.long("a")).await;
-    holder.stop();
+    let stopped = holder.stop();
     let waiting = wait_for(&client, &env.long("a"));
     let (next, _) = within(PATIENCE, "the lease of a stopped holder ends", waiting).await.expect("the waiter");
+    // The fault lasts longer than the TTL, whenever the last renewal was.
+    client.clock().sleep_until(stopped + ttl + ttl / 2).await;
     holder.go_on();
     let told = within(PATIENCE, "the holder ends", tokio::task::spawn_blocking(move || holder.told()));
     let told = told.await.expect("the holder");

@@ -2,7 +2,8 @@
 
 use super::work::{ORDER, command};
 use crate::Harness;
-use dlock_core::Locks;
+use crate::env::PATIENCE;
+use dlock_core::{Clock, Error, ErrorKind, Locks, Moment};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Stdio};
@@ -44,8 +45,10 @@ impl Holder {
         kill_process(Pid::from_child(&self.process), signal).expect("the holder runs");
     }
 
-    pub(crate) fn stop(&self) {
+    /// Stops it; when that was.
+    pub(crate) fn stop(&self) -> Moment {
         self.signal(Signal::STOP);
+        Clock::system().now()
     }
 
     pub(crate) fn go_on(&self) {
@@ -68,6 +71,9 @@ impl Drop for Holder {
     }
 }
 
+/// How long it looks at the lock before the runtime has its turn, on the only thread there is.
+const TURN: Duration = Duration::from_millis(20);
+
 /// Holds the lock until it notices that it was stopped for longer than the TTL.
 pub(super) async fn hold(harness: &Arc<dyn Harness>, key: &str, ttl: u32) -> dlock_core::Result<()> {
     let ttl = Duration::from_millis(ttl.into());
@@ -75,15 +81,23 @@ pub(super) async fn hold(harness: &Arc<dyn Harness>, key: &str, ttl: u32) -> dlo
     let guard = locks.lock(key).ttl(ttl).acquire().await?;
     say("held");
     let clock = locks.clock();
-    let mut last = clock.now();
+    let end = clock.now() + PATIENCE;
+    let (mut last, mut turn) = (clock.now(), clock.now());
     let valid = loop {
-        // The clock first: a stop between the two shows in the next round.
+        // The clock first: a stop between the two shows in the next round. No other task runs beside this one, so that
+        // nothing has looked at the lock before it.
         let (now, valid) = (clock.now(), guard.is_valid());
         if now.since(last) > ttl {
             break valid;
         }
+        if now > end {
+            return Err(Error::new(ErrorKind::Unexpected, "this process was to be stopped, and was not"));
+        }
+        if now.since(turn) > TURN {
+            clock.sleep(Duration::from_millis(1)).await;
+            turn = clock.now();
+        }
         last = now;
-        clock.sleep(Duration::from_millis(1)).await;
     };
     say(if valid { "valid" } else { "invalid" });
     match guard.release().await {

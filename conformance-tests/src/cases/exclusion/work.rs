@@ -39,7 +39,12 @@ pub(super) fn command(environment: &[(String, String)], order: &str) -> Command 
 pub(crate) fn work(harness: Result<Arc<dyn Harness>, String>, order: &str) -> ExitCode {
     let done = harness.and_then(|harness| {
         let parts: Vec<_> = order.splitn(4, '|').collect();
-        let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+        let mut runtime = match parts[0] {
+            // Where nothing runs beside the holder.
+            "hold" => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = runtime.enable_all().build().map_err(|error| error.to_string())?;
         let number = |text: &str| text.parse::<u32>().map_err(|error| format!("{ORDER}: {text:?}: {error}"));
         let done = match parts[..] {
             ["add", key, rounds, file] => runtime.block_on(add_up(&harness, key, number(rounds)?, file)),
