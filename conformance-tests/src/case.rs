@@ -86,6 +86,11 @@ pub fn cases() -> Vec<Case> {
         crate::cases::cancellation::CASES,
         crate::cases::shared::CASES,
         crate::cases::looking::CASES,
+        crate::cases::replies::CASES,
+        crate::cases::faults::CASES,
+        #[cfg(unix)]
+        crate::cases::stopped::CASES,
+        crate::cases::refused::CASES,
     ]
     .concat()
 }

@@ -1,6 +1,6 @@
 //! [`Env`]: what a case works with.
 
-use crate::Harness;
+use crate::{Harness, Proxy};
 use dlock_core::{
     Attempt, Capabilities, Clock, Lease, LockBackend, LockInfo, LockKey, Locks, Moment, Release, Request, Ttl, Wake,
 };
@@ -11,6 +11,9 @@ use std::time::Duration;
 pub(crate) const NOTICED: Duration = Duration::from_millis(250);
 /// After this long a case that waits has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The operation timeout of clients on a faulty line.
+pub(crate) const OP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a case works with: a harness, and keys that no other case has.
 #[derive(Clone, Debug)]
@@ -44,6 +47,22 @@ impl Env {
 
     pub(crate) async fn locks(&self) -> Locks {
         Locks::builder(self.client().await).ttl(self.ttl(2_000)).label("suite").build().expect("locks")
+    }
+
+    /// A line to the server, for faults.
+    pub(crate) async fn line(&self) -> Proxy {
+        self.harness.proxy().await.expect("a line")
+    }
+
+    /// A client on that line.
+    pub(crate) async fn over(&self, line: &Proxy) -> Arc<dyn LockBackend> {
+        self.harness.proxied_client(line, OP_TIMEOUT).await.expect("a client on the line")
+    }
+
+    /// A client on that line, whose locks do not end by their TTL within a case.
+    pub(crate) async fn locks_over(&self, line: &Proxy) -> Locks {
+        let builder = Locks::builder(self.over(line).await).ttl(self.ttl(60_000)).op_timeout(OP_TIMEOUT);
+        builder.label("on a faulty line").build().expect("locks")
     }
 
     /// A TTL that the store keeps: at least so many milliseconds.

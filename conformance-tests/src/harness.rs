@@ -1,9 +1,11 @@
 //! [`Harness`]: how the suite gets at a backend.
 
+use crate::Proxy;
 use async_trait::async_trait;
 use dlock_core::{Error, ErrorKind, LockBackend, LockKey, Result};
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a harness can do to its store beyond connecting to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +28,18 @@ pub enum Fault {
     EndSession,
     /// [`Harness::crash`] is seen by the store as a dead client, in the time that the capabilities declare.
     Death,
+    /// [`Harness::proxy`] and [`Harness::proxied_client`].
+    Proxy,
+    /// The proxy's framing can repeat a request: [`Framing::can_repeat`](crate::proxy::Framing::can_repeat).
+    Twice,
+    /// [`Harness::client_with_password`].
+    Password,
+    /// [`Harness::client_by_tls`].
+    Tls,
 }
 
 /// How the suite gets at a backend. Only [`Harness::client`] must be written; what else a harness offers it names in
-/// [`Harness::faults`]. A proxy between client and server, for the cases about lost replies, will be one more fault.
+/// [`Harness::faults`].
 #[async_trait]
 pub trait Harness: Debug + Send + Sync + 'static {
     /// A fresh client of the store: one with a connection or session of its own.
@@ -116,6 +126,40 @@ pub trait Harness: Debug + Send + Sync + 'static {
     /// When that failed.
     async fn end_session(&self, _client: &Arc<dyn LockBackend>) -> Result<()> {
         Err(missing("end_session"))
+    }
+
+    /// A new line to the store's server: [`Proxy::tcp`] with the server's framing and address.
+    ///
+    /// # Errors
+    /// When there is no port for it.
+    async fn proxy(&self) -> Result<Proxy> {
+        Err(missing("proxy"))
+    }
+
+    /// A fresh client whose requests all go over the line, without TLS, and which is connected within `op_timeout` or not
+    /// at all.
+    ///
+    /// # Errors
+    /// When it can't be connected: [`ErrorKind::Unavailable`] where the line is cut or frozen.
+    async fn proxied_client(&self, _proxy: &Proxy, _op_timeout: Duration) -> Result<Arc<dyn LockBackend>> {
+        Err(missing("proxied_client"))
+    }
+
+    /// A client that logs in with this password, where another one is right.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unauthorized`].
+    async fn client_with_password(&self, _password: &str) -> Result<Arc<dyn LockBackend>> {
+        Err(missing("client_with_password"))
+    }
+
+    /// A client with this password, which is right, of a server whose certificate nobody vouches for, by TLS that looks at
+    /// certificates.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unauthorized`] or [`ErrorKind::Unavailable`].
+    async fn client_by_tls(&self, _password: &str) -> Result<Arc<dyn LockBackend>> {
+        Err(missing("client_by_tls"))
     }
 }
 

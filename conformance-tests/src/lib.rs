@@ -31,11 +31,13 @@ mod case;
 mod cases;
 mod env;
 mod harness;
+pub mod proxy;
 mod report;
 mod runner;
 
 pub use case::{Case, Need, cases};
 pub use env::Env;
 pub use harness::{Fault, Harness};
+pub use proxy::Proxy;
 pub use report::{Outcome, Report, Tested, check, run_case};
 pub use runner::run;

@@ -46,10 +46,27 @@ const CAUGHT_BY: &[(Flaw, &str)] = &[
     (Flaw::ListStopsEarly, "d2"),
     (Flaw::BreaksWhoeverHolds, "d4"),
     (Flaw::OverwritesGarbage, "p6"),
+    (Flaw::RetryLocksItselfOut, "a1_a_try"),
+    (Flaw::AcquireInDoubtLeft, "a1_an_acquire_in_doubt"),
+    (Flaw::LateGrantBelieved, "a1_a_grant_that_was_told_too_late"),
+    (Flaw::LostReleaseIsLoss, "a2_a_release_whose_reply"),
+    (Flaw::LostReleaseForgotten, "a2_a_release_that_was_lost"),
+    (Flaw::RenewalUnansweredIsLoss, "a3_a_renewal"),
+    (Flaw::WithdrawnTwiceFails, "a4_a_withdrawal"),
+    (Flaw::TokenOfEachCall, "a5_the_same_call"),
+    (Flaw::UndoOvertaken, "a6"),
+    (Flaw::RefusedIsHeld, "p1_where"),
+    (Flaw::LostByReplyOnly, "p2_a_lock"),
+    (Flaw::WaitsForever, "p2_a_server"),
+    (Flaw::DeadForGood, "p2_connections"),
+    (Flaw::LostUndoForgotten, "p5"),
+    (Flaw::PasswordTold, "p7"),
+    (Flaw::AnyCertificateWillDo, "p8"),
 ];
 
 fn case(id: &str) -> Case {
-    let named = cases().into_iter().find(|case| case.name.split('_').next() == Some(id));
+    let is_named = |name: &str| name.strip_prefix(id).is_some_and(|rest| rest.starts_with('_'));
+    let named = cases().into_iter().find(|case| is_named(case.name));
     named.unwrap_or_else(|| panic!("no case {id}"))
 }
 

@@ -170,6 +170,10 @@ async fn wait(client: &Arc<Client>, request: &Request, until: Option<Moment>) ->
     request.cancel().fire();
     let grace = client.clock().now() + GRACE;
     if let Some(attempt) = client.clock().timeout_at(grace, &mut work).await {
+        if attempt.as_ref().is_err_and(Error::is_retryable) {
+            // It is withdrawn in the background: the caller hears what it would have heard without that trouble.
+            return Err(given_up(client, request));
+        }
         return attempt;
     }
     client.in_background({
@@ -181,11 +185,17 @@ async fn wait(client: &Arc<Client>, request: &Request, until: Option<Moment>) ->
             Ok(())
         }
     });
-    client.check_open()?;
-    if request.was_queued() {
-        Err(timed_out(client, request.last_seen()))
+    Err(given_up(client, request))
+}
+
+/// Why a wait ended that was told to end, and whose withdrawal is not confirmed yet.
+fn given_up(client: &Client, request: &Request) -> Error {
+    if let Err(closed) = client.check_open() {
+        closed
+    } else if request.was_queued() {
+        timed_out(client, request.last_seen())
     } else {
-        Err(Error::new(ErrorKind::Unavailable, "the store gave no answer while the wait lasted"))
+        Error::new(ErrorKind::Unavailable, "the store gave no answer while the wait lasted")
     }
 }
 

@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 use async_trait::async_trait;
-use dlock_conformance::{Fault, Harness, run};
+use dlock_conformance::proxy::Framing;
+use dlock_conformance::{Fault, Harness, Proxy, run};
 use dlock_core::{LockBackend, LockKey, Result};
-use dlock_fixtures::RedisServer;
+use dlock_fixtures::{RedisOptions, RedisServer};
 use dlock_redis::RedisBackend;
 use redis::Commands;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// The variable that tells a worker process which server.
 const URL: &str = "DLOCK_REDIS_TEST_SERVER";
@@ -48,6 +50,9 @@ impl Harness for Redis {
             Fault::Leftovers,
             Fault::Requests,
             Fault::Processes,
+            Fault::Proxy,
+            Fault::Twice,
+            Fault::Password,
         ]
     }
 
@@ -87,6 +92,21 @@ impl Harness for Redis {
         let info: String = redis::cmd("INFO").arg("stats").query(&mut Redis::raw(self)).unwrap();
         let count = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
         Ok(count.unwrap().parse().unwrap())
+    }
+
+    async fn proxy(&self) -> Result<Proxy> {
+        Ok(Proxy::tcp(Framing::Resp, self.url.trim_start_matches("redis://")).await.unwrap())
+    }
+
+    async fn proxied_client(&self, proxy: &Proxy, op_timeout: Duration) -> Result<Arc<dyn LockBackend>> {
+        let url = format!("redis://{}?op_timeout={}ms", proxy.address(), op_timeout.as_millis());
+        Ok(Arc::new(RedisBackend::connect(&url.parse()?).await?))
+    }
+
+    async fn client_with_password(&self, password: &str) -> Result<Arc<dyn LockBackend>> {
+        let server = RedisServer::start_with(&RedisOptions { password: Some("right".into()), ..Default::default() });
+        let url = format!("redis://:{password}@127.0.0.1:{}", server.port());
+        Ok(Arc::new(RedisBackend::connect(&url.parse()?).await?))
     }
 
     fn worker_environment(&self) -> Vec<(String, String)> {

@@ -46,6 +46,7 @@ mod columns;
 mod config;
 mod error;
 pub mod fence;
+mod lent;
 mod listen;
 mod mysql;
 mod options;

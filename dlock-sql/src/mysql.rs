@@ -3,6 +3,7 @@
 use crate::columns::Columns;
 use crate::config::{LOOK, place};
 use crate::error::{Advice, no_answer};
+use crate::lent::on;
 use crate::options::{Connection, LEAST_IDLE, SqlOptions, Tls};
 use crate::postgres::TRUSTED;
 use crate::purge::{self, Purges};
@@ -311,7 +312,7 @@ impl RecordStore for MySqlStore {
         let sent = self.0.clock.now();
         let query = sqlx::query_as(AssertSqlSafe(self.0.sql.read.clone())).bind(key.as_str().as_bytes());
         let (micros, version, record): (i64, Option<i64>, Option<String>) =
-            query.fetch_one(&self.0.pool).await.map_err(|error| self.failed(error))?;
+            on!(&self.0.pool, query.fetch_one).await.map_err(|error| self.failed(error))?;
         let record = record.map(|text| Record::decode(text.as_bytes())).transpose()?;
         Ok(Snapshot::new(record, version, Some(self.reading(micros.unsigned_abs(), sent))))
     }
@@ -331,7 +332,7 @@ impl RecordStore for MySqlStore {
             query = query.bind(expected);
         }
         let answer =
-            self.0.clock.timeout_at(change.give_up, query.execute(&self.0.pool)).await.ok_or_else(no_answer)?;
+            self.0.clock.timeout_at(change.give_up, on!(&self.0.pool, query.execute)).await.ok_or_else(no_answer)?;
         let answer = answer.map_err(|error| self.failed(error))?;
         if answer.rows_affected() == 0 {
             return Ok(Swap::Conflict(None));
@@ -350,7 +351,7 @@ impl RecordStore for MySqlStore {
         let rows = async move {
             let sent = this.0.clock.now();
             let query = sqlx::query_as(AssertSqlSafe(this.0.sql.scan.clone())).bind(prefix.clone()).bind(prefix);
-            let rows = query.fetch_all(&this.0.pool).await.map_err(|error| this.failed(error))?;
+            let rows = on!(&this.0.pool, query.fetch_all).await.map_err(|error| this.failed(error))?;
             let rows = this.listed(rows, sent)?;
             let read = |(key, found): Listed| {
                 found.map_err(|error| error.during("list", Some(&key))).map(|found| (key, found))
@@ -366,7 +367,7 @@ impl RecordStore for MySqlStore {
             .bind(expected)
             .bind(micros(LEAST_IDLE));
         let give_up = self.0.clock.now() + self.0.options.op_timeout;
-        let done = self.0.clock.timeout_at(give_up, query.execute(&self.0.pool)).await.ok_or_else(no_answer)?;
+        let done = self.0.clock.timeout_at(give_up, on!(&self.0.pool, query.execute)).await.ok_or_else(no_answer)?;
         Ok(done.map_err(|error| self.failed(error))?.rows_affected() > 0)
     }
 
@@ -392,7 +393,7 @@ impl Purges for MySqlStore {
             .bind(micros(unused_for))
             .bind(at_most);
         let give_up = sent + self.0.options.op_timeout;
-        let rows = self.0.clock.timeout_at(give_up, query.fetch_all(&self.0.pool)).await.ok_or_else(no_answer)?;
+        let rows = self.0.clock.timeout_at(give_up, on!(&self.0.pool, query.fetch_all)).await.ok_or_else(no_answer)?;
         self.listed(rows.map_err(|error| self.failed(error))?, sent)
     }
 }

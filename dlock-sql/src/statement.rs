@@ -4,6 +4,7 @@
 //! which that name stands for another's statement, or for none. There, the arguments are written into the text, and each
 //! request is one simple query.
 
+use crate::lent::on;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgPool, Postgres};
@@ -72,9 +73,11 @@ pub(crate) async fn rows(
     args: &[Arg<'_>],
 ) -> Result<Vec<PgRow>, sqlx::Error> {
     if pooled {
-        sqlx::raw_sql(AssertSqlSafe(in_text(statement, args))).fetch_all(pool).await
+        let query = sqlx::raw_sql(AssertSqlSafe(in_text(statement, args)));
+        on!(pool, query.fetch_all).await
     } else {
-        bound(statement, args).fetch_all(pool).await
+        let query = bound(statement, args);
+        on!(pool, query.fetch_all).await
     }
 }
 

@@ -5,29 +5,8 @@ mod common;
 
 use common::connect;
 use dlock_core::{Error, ErrorKind, Locks, Result};
-use dlock_fixtures::{MariaDbServer, PostgresServer};
+use dlock_fixtures::{Certificate, MariaDbServer, PostgresServer};
 use std::path::Path;
-use std::process::Command;
-
-/// A certificate for 127.0.0.1 that is signed by itself, as `server.crt` and `server.key`.
-fn certificate(folder: &Path) {
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"])
-        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"])
-        .arg("-keyout")
-        .arg(folder.join("server.key"))
-        .arg("-out")
-        .arg(folder.join("server.crt"))
-        .output()
-        .expect("openssl can't be started; get it by: apt-get install openssl");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    use std::os::unix::fs::{PermissionsExt, chown};
-    let key = folder.join("server.key");
-    // PostgreSQL wants a key that is its own and that nobody else may read.
-    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(folder).unwrap());
-    chown(&key, Some(owner), None).unwrap();
-    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
-}
 
 async fn refused(url: &str, kind: ErrorKind, words: &[&str]) {
     let error: Error = connect(url).await.unwrap_err();
@@ -63,14 +42,10 @@ async fn modes(url: &str, plain: &str, authority: &Path) {
 #[tokio::test]
 async fn tls_does_what_its_mode_says_on_postgres() {
     let (server, plain) = (PostgresServer::start(), PostgresServer::start());
-    let data = server.folder().join("data");
-    certificate(&data);
-    server.sql("ALTER SYSTEM SET ssl = on");
-    server.sql("SELECT pg_reload_conf()");
-    dlock_fixtures::wait_until("TLS is on", std::time::Duration::from_secs(10), || server.sql("SHOW ssl") == "on");
-    modes(&server.url(), &plain.url(), &data.join("server.crt")).await;
+    let certificate = server.turn_tls_on().certificate;
+    modes(&server.url(), &plain.url(), &certificate).await;
     // What goes without when the server wants it.
-    std::fs::write(data.join("pg_hba.conf"), "hostssl all all all trust\n").unwrap();
+    std::fs::write(server.folder().join("data/pg_hba.conf"), "hostssl all all all trust\n").unwrap();
     let psql = "SELECT pg_reload_conf()";
     server.sql(psql);
     refused(&format!("{}?tls=disable", server.url()), ErrorKind::Unauthorized, &["pg_hba.conf"]).await;
@@ -79,12 +54,10 @@ async fn tls_does_what_its_mode_says_on_postgres() {
 #[tokio::test]
 async fn tls_does_what_its_mode_says_on_mariadb() {
     let folder = tempfile::TempDir::new().unwrap();
-    certificate(folder.path());
-    let file = |name: &str| folder.path().join(name).display().to_string();
-    let options = [format!("--ssl-cert={}", file("server.crt")), format!("--ssl-key={}", file("server.key"))];
-    let server = MariaDbServer::start_with(&[&options[0], &options[1]], None);
+    let certificate = Certificate::make(folder.path());
+    let server = MariaDbServer::start_with_tls(&certificate);
     let plain = MariaDbServer::start_with(&["--skip-ssl"], None);
-    modes(&server.url(), &plain.url(), &folder.path().join("server.crt")).await;
+    modes(&server.url(), &plain.url(), &certificate.certificate).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! E1 to E7: never two inside.
 
+#[cfg(unix)]
+pub(crate) mod hold;
 pub(crate) mod work;
 
 use crate::case::declare;

@@ -3,14 +3,14 @@
 use super::{Flaw, lease};
 use async_trait::async_trait;
 use dlock_core::{
-    Attempt, Capabilities, Clock, FencingToken, HolderId, Lease, LockBackend, LockInfo, LockKey, Mode, Request, Result,
-    Ttl,
+    Attempt, Capabilities, Clock, Error, ErrorKind, FencingToken, HolderId, Lease, LockBackend, LockInfo, LockKey,
+    Mode, Request, Result, Ttl,
 };
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,11 +24,12 @@ pub(crate) struct Backend {
     flaw: Option<Flaw>,
     tokens: Tokens,
     own_tokens: AtomicU64,
+    dead: AtomicBool,
 }
 
 impl Backend {
     pub(crate) fn new(inner: Arc<dyn LockBackend>, flaw: Option<Flaw>, tokens: Tokens) -> Self {
-        Self { inner, flaw, tokens, own_tokens: AtomicU64::new(0) }
+        Self { inner, flaw, tokens, own_tokens: AtomicU64::new(0), dead: AtomicBool::new(false) }
     }
 
     fn has(&self, flaw: Flaw) -> bool {
@@ -62,7 +63,15 @@ impl Backend {
             }
             (_, mode) => mode,
         };
-        request.clone().with_key(self.key(request.key())).with_ttl(ttl).with_mode(mode)
+        let request = if self.has(Flaw::RetryLocksItselfOut) {
+            Request::new(request.key().clone()).with_label(request.label()).with_op_timeout(request.op_timeout())
+        } else if self.has(Flaw::WaitsForever) {
+            request.clone().with_op_timeout(Duration::from_secs(3600))
+        } else {
+            request.clone()
+        };
+        let key = self.key(request.key());
+        request.with_key(key).with_ttl(ttl).with_mode(mode)
     }
 
     async fn attempt(&self, attempt: Attempt, request: &Request) -> Attempt {
@@ -100,7 +109,9 @@ impl Backend {
         let last = tokens.get(key).cloned();
         let token = match (self.flaw, last) {
             (Some(Flaw::TokenConstant), _) => 1,
-            (Some(Flaw::TokenOfEachClient), _) => self.own_tokens.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1,
+            (Some(Flaw::TokenOfEachClient | Flaw::TokenOfEachCall), _) => {
+                self.own_tokens.fetch_add(1, Ordering::SeqCst) + 1
+            }
             (Some(Flaw::TokenResetByExpiry), Some((_, lease))) if lease.deadline().at() <= self.clock().now() => 1,
             (Some(Flaw::TokenResetByExpiry), last) => last.map_or(1, |(token, _)| token + 1),
             // Given to two shared holders.
@@ -173,8 +184,18 @@ impl LockBackend for Backend {
         if self.has(Flaw::NestedKeys) && self.is_nested(request.key()).await? {
             return Ok(Attempt::Held(LockInfo::free(request.key().clone())));
         }
-        let attempt = self.inner.try_acquire(&self.request(request)).await?;
-        Ok(self.attempt(attempt, request).await)
+        let asked = match self.inner.try_acquire(&self.request(request)).await {
+            Err(_) if self.has(Flaw::RefusedIsHeld) => Ok(Attempt::Held(LockInfo::free(request.key().clone()))),
+            Err(error) if self.has(Flaw::DeadForGood) => {
+                self.dead.store(true, Ordering::SeqCst);
+                Err(error)
+            }
+            Ok(_) if self.dead.load(Ordering::SeqCst) => {
+                Err(Error::new(ErrorKind::Unavailable, "no connection is left"))
+            }
+            asked => asked,
+        };
+        Ok(self.attempt(asked?, request).await)
     }
 
     async fn acquire(&self, request: &Request) -> Result<Attempt> {
@@ -201,7 +222,19 @@ impl LockBackend for Backend {
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
-        self.inner.withdraw(&self.request(request)).await
+        if self.has(Flaw::AcquireInDoubtLeft) {
+            return Ok(());
+        }
+        if self.has(Flaw::WithdrawnTwiceFails) {
+            let info = self.inner.inspect(&self.key(request.key())).await?;
+            if !info.holders.iter().any(|holder| holder.id == request.holder()) {
+                return Err(Error::new(ErrorKind::Unexpected, "there is no such acquisition"));
+            }
+        }
+        match self.inner.withdraw(&self.request(request)).await {
+            Err(_) if self.has(Flaw::LostUndoForgotten) => Ok(()),
+            withdrawn => withdrawn,
+        }
     }
 
     async fn inspect(&self, key: &LockKey) -> Result<LockInfo> {

@@ -3,7 +3,8 @@
 use super::Flaw;
 use async_trait::async_trait;
 use dlock_core::{
-    Attempt, Deadline, FencingToken, HolderId, Lease, LockBackend, Moment, Release, Request, Result, valid_until,
+    Attempt, Deadline, Error, FencingToken, HolderId, Lease, LockBackend, LostCause, Moment, Release, Request, Result,
+    valid_until,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -70,6 +71,10 @@ impl Lease for Broken {
             self.token.fetch_add(1, Ordering::SeqCst);
         }
         let Err(lost) = renewed else { return Ok(()) };
+        if self.has(Flaw::RenewalUnansweredIsLoss) {
+            self.deadline.end(LostCause::Expired);
+            return Err(Error::lost(LostCause::Expired));
+        }
         let late = self.store.clock().now() >= self.deadline.at();
         let again = match self.flaw {
             Some(Flaw::RenewRevives) => self.released.load(Ordering::SeqCst) && self.take_again().await?,
@@ -88,7 +93,12 @@ impl Lease for Broken {
             return Ok(Release::Released);
         }
         let again = self.released.swap(true, Ordering::SeqCst);
-        let released = self.inner.release(give_up).await?;
+        let released = match self.inner.release(give_up).await {
+            Err(_) if self.has(Flaw::LostReleaseForgotten) => Release::Released,
+            // What it finds gone it takes for lost, though an earlier try of its own released it.
+            Err(_) if self.has(Flaw::LostReleaseIsLoss) => Release::AlreadyLost,
+            released => released?,
+        };
         let ousts = (self.has(Flaw::SecondReleaseOfAnother) && again)
             || (self.has(Flaw::ReleaseOfAnother) && released == Release::AlreadyLost);
         if ousts {
@@ -102,7 +112,10 @@ impl Lease for Broken {
 /// The deadline that a lease claims.
 pub(super) fn deadline(flaw: Option<Flaw>, inner: &Arc<dyn Lease>, replied: Moment, ttl: Duration) -> Deadline {
     match flaw {
-        Some(Flaw::ValidFromReply | Flaw::LongTtl | Flaw::ShortTtl) => Deadline::new(valid_until(replied, ttl)),
+        Some(Flaw::ValidFromReply | Flaw::LateGrantBelieved | Flaw::LongTtl | Flaw::ShortTtl) => {
+            Deadline::new(valid_until(replied, ttl))
+        }
+        Some(Flaw::LostByReplyOnly) => Deadline::new(replied + Duration::from_secs(600)),
         Some(Flaw::HandOverBelievedLonger) => Deadline::new(valid_until(replied, 2 * ttl)),
         _ => inner.deadline().clone(),
     }

@@ -2,14 +2,16 @@
 
 mod backend;
 mod lease;
+mod lined;
 mod store;
 
 use async_trait::async_trait;
-use dlock_conformance::{Fault, Harness as Suite};
+use dlock_conformance::{Fault, Harness as Suite, Proxy};
 use dlock_core::memory::Memory;
 use dlock_core::record::{RecordBackend, RecordStore};
-use dlock_core::{LockBackend, LockKey, Result};
+use dlock_core::{Error, ErrorKind, LockBackend, LockKey, Result};
 use std::sync::Arc;
+use std::time::Duration;
 
 macro_rules! flaws {
     ($($flaw:ident),* $(,)?) => {
@@ -32,7 +34,9 @@ flaws! {
     HandOverBelievedLonger, TokenConstant, TokenResetByExpiry, TokenOfEachClient, VersionsStartAgain, TokenRenewed,
     WrongTokenShown, FloorIsOwnToken, NeverWoken, WaiterLeftBehind, Lifo, PermitWakeLost, LockLeftWhenCancelled,
     SharedIsExclusive, TokenShared, ExclusiveIsShared, OnePermitTooMany, DisagreementIgnored, WrongHolderShown,
-    ListStopsEarly, BreaksWhoeverHolds, OverwritesGarbage,
+    ListStopsEarly, BreaksWhoeverHolds, OverwritesGarbage, RetryLocksItselfOut, AcquireInDoubtLeft, LateGrantBelieved,
+    LostReleaseForgotten, LostReleaseIsLoss, RenewalUnansweredIsLoss, WithdrawnTwiceFails, TokenOfEachCall, UndoOvertaken,
+    RefusedIsHeld, LostByReplyOnly, WaitsForever, DeadForGood, LostUndoForgotten, PasswordTold, AnyCertificateWillDo,
 }
 
 /// One store with a flaw, or with none.
@@ -42,13 +46,14 @@ pub(crate) struct Harness {
     store: store::Store,
     flaw: Option<Flaw>,
     tokens: backend::Tokens,
+    gone: lined::Gone,
 }
 
 impl Harness {
     pub(crate) fn new(flaw: Option<Flaw>) -> Self {
         let memory = Memory::new();
         let store = store::Store::new(memory.store(), flaw);
-        Self { memory, store, flaw, tokens: backend::Tokens::default() }
+        Self { memory, store, flaw, tokens: backend::Tokens::default(), gone: lined::Gone::default() }
     }
 }
 
@@ -60,7 +65,30 @@ impl Suite for Harness {
     }
 
     fn faults(&self) -> &'static [Fault] {
-        &[Fault::Purge, Fault::Garbage]
+        &[Fault::Purge, Fault::Garbage, Fault::Proxy, Fault::Twice, Fault::Password, Fault::Tls]
+    }
+
+    async fn proxy(&self) -> Result<Proxy> {
+        Ok(Proxy::in_process())
+    }
+
+    async fn proxied_client(&self, proxy: &Proxy, op_timeout: Duration) -> Result<Arc<dyn LockBackend>> {
+        let memory = Arc::new(RecordBackend::new(self.store.clone()));
+        let remembers = (self.gone.clone(), self.flaw != Some(Flaw::UndoOvertaken));
+        let lined = lined::Lined::connect(memory, proxy, op_timeout, remembers).await?;
+        Ok(Arc::new(backend::Backend::new(Arc::new(lined), self.flaw, self.tokens.clone())))
+    }
+
+    async fn client_with_password(&self, password: &str) -> Result<Arc<dyn LockBackend>> {
+        let told = if self.flaw == Some(Flaw::PasswordTold) { password } else { "" };
+        Err(Error::new(ErrorKind::Unauthorized, format!("the credentials :{told}@ are refused")))
+    }
+
+    async fn client_by_tls(&self, _password: &str) -> Result<Arc<dyn LockBackend>> {
+        if self.flaw == Some(Flaw::AnyCertificateWillDo) {
+            return self.client().await;
+        }
+        Err(Error::new(ErrorKind::Unavailable, "the server's certificate is of an unknown issuer"))
     }
 
     async fn purge(&self, key: &LockKey) -> Result<()> {
