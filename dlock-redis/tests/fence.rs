@@ -52,7 +52,7 @@ async fn the_check() {
     overtaken(false).await;
 }
 
-async fn what_is_no_token_or_no_fence_is_told() {
+fn what_is_no_token_or_no_fence_is_told() {
     let server = RedisServer::start();
     let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
     for (token, highest) in [(u64::MAX, u64::MAX), (u64::MAX, 9_007_199_254_740_993)] {
@@ -76,7 +76,7 @@ async fn main() {
         Some((url, fenced)) => holder(&url, fenced).await,
         None => {
             the_check().await;
-            what_is_no_token_or_no_fence_is_told().await;
+            what_is_no_token_or_no_fence_is_told();
             println!("fence: a stale token is refused, and what is no token is told");
         }
     }

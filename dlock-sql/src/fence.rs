@@ -15,7 +15,7 @@
 //! ```
 //!
 //! The lock may be kept in another store: the token counts, not where it comes from. But tokens of two stores do not compare:
-//! when you move a lock, remove the resource's row. [`Transaction`] is that of `sqlx` 0.9.
+//! when you move a lock, remove the resource's row. Nothing else removes it: a fence lives as long as what it guards. [`Transaction`] is that of `sqlx` 0.9.
 
 use crate::error::Advice;
 use crate::schema::{mysql_fences, postgres_fences};

@@ -177,20 +177,23 @@ impl MySqlStore {
     async fn over(pool: MySqlPool, options: SqlOptions, owns_pool: bool) -> Result<Self> {
         let (clock, sql) = (Clock::system(), Sql::new(&options.table));
         let give_up = clock.now() + options.op_timeout;
+        // Whether it is the making that fails, or the use.
+        let (made, asked) = (|error| (true, error), |error| (false, error));
         let prepared = async {
-            let found = match found(&pool, &options.table).await? {
+            let found = match found(&pool, &options.table).await.map_err(asked)? {
                 old if options.create && old.is_to_be_made() => {
-                    init(&pool, &options.table, &sql.create).await?;
-                    found(&pool, &options.table).await?
+                    init(&pool, &options.table, &sql.create).await.map_err(made)?;
+                    found(&pool, &options.table).await.map_err(asked)?
                 }
                 found => found,
             };
             // A table on which this user has no right looks as if it were missing; this tells them apart.
-            sqlx::query(AssertSqlSafe(sql.read.clone())).bind("").fetch_all(&pool).await.map(|_| found)
+            sqlx::query(AssertSqlSafe(sql.read.clone())).bind("").fetch_all(&pool).await.map(|_| found).map_err(asked)
         };
-        let found = clock.timeout_at(give_up, prepared).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        let advice = Advice { table: &options.table, create: &sql.create, init: options.create };
-        found.map_err(|error| advice.error(error))?.check(&options.table, &sql.create)?;
+        let found = clock.timeout_at(give_up, prepared).await.unwrap_or(Err((false, sqlx::Error::PoolTimedOut)));
+        let found =
+            found.map_err(|(init, error)| Advice { table: &options.table, create: &sql.create, init }.error(error))?;
+        found.check(&options.table, &sql.create)?;
         let purge_after = options.purge_after;
         let store = Arc::new_cyclic(|weak| {
             let weak = weak.clone();

@@ -186,22 +186,25 @@ impl PostgresStore {
     async fn over(pool: PgPool, options: SqlOptions, owns_pool: bool) -> Result<Self> {
         let (clock, wakes, sql) = (Clock::system(), Wakes::default(), Sql::new(&options.table));
         let give_up = clock.now() + options.op_timeout;
+        // Whether it is the making that fails, or the use.
+        let (made, asked) = (|error| (true, error), |error| (false, error));
         let prepared = async {
-            let found = match found(&pool, &options.table).await? {
+            let found = match found(&pool, &options.table).await.map_err(asked)? {
                 old if options.create && old.is_to_be_made() => {
-                    init(&pool, &options.table, &sql.create).await?;
-                    found(&pool, &options.table).await?
+                    init(&pool, &options.table, &sql.create).await.map_err(made)?;
+                    found(&pool, &options.table).await.map_err(asked)?
                 }
                 found => found,
             };
             if found.is_current() {
-                rows(&pool, true, &sql.read, &[Arg::Text("")]).await?;
+                rows(&pool, true, &sql.read, &[Arg::Text("")]).await.map_err(asked)?;
             }
             Ok(found)
         };
-        let found = clock.timeout_at(give_up, prepared).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        let advice = Advice { table: &options.table, create: &sql.create, init: options.create };
-        found.map_err(|error| advice.error(error))?.check(&options.table, &sql.create)?;
+        let found = clock.timeout_at(give_up, prepared).await.unwrap_or(Err((false, sqlx::Error::PoolTimedOut)));
+        let found =
+            found.map_err(|(init, error)| Advice { table: &options.table, create: &sql.create, init }.error(error))?;
+        found.check(&options.table, &sql.create)?;
         let listening = match options.pooler {
             true => None,
             false => listen(&pool, options.op_timeout, &clock, &wakes).await,

@@ -20,7 +20,7 @@ async fn outlives_a_restart<S: Send + 'static>(url: &str, server: S, restart: im
         let key = format!("k/{number}");
         held.push(one.lock(&*key).acquire().await.unwrap());
         waiting.push(tokio::spawn(two.lock(&*key).acquire()));
-        while one.inspect(&*key).await.unwrap().waiters.unwrap().is_empty() {
+        while one.inspect(&key).await.unwrap().waiters.unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
     }

@@ -1,5 +1,5 @@
 //! A holder that was overtaken is refused at the resource, in the same transaction as its write.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::future_not_send, reason = "each test is a runtime of its own")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Rows of locks that nobody uses go after a while, and nothing else does.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::future_not_send, reason = "each test is a runtime of its own")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! What a request costs, as the server's own log of statements tells it, and that the table does not grow.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::future_not_send, reason = "each test is a runtime of its own")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The table: made on request, explained when it is missing, used with few rights.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::future_not_send, reason = "each test is a runtime of its own")]
 
 mod common;
 

@@ -5,6 +5,7 @@ mod place;
 
 #[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use place::on_every;
+#[allow(unused_imports, reason = "each test file uses its part")]
 pub use place::{AfterAKill, Place};
 
 use dlock_fixtures::wait_until;
