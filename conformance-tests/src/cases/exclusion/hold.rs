@@ -79,10 +79,11 @@ pub(super) async fn hold(harness: &Arc<dyn Harness>, key: &str, ttl: u32) -> dlo
     let ttl = Duration::from_millis(ttl.into());
     let locks = Locks::builder(harness.client().await?).build()?;
     let guard = locks.lock(key).ttl(ttl).acquire().await?;
-    say("held");
     let clock = locks.clock();
     let end = clock.now() + PATIENCE;
+    // Before it is told: the stop may come at once.
     let (mut last, mut turn) = (clock.now(), clock.now());
+    say("held");
     let valid = loop {
         // The clock first: a stop between the two shows in the next round. No other task runs beside this one, so that
         // nothing has looked at the lock before it.
