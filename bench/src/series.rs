@@ -71,6 +71,10 @@ pub async fn series(
             }
         }
         contests = left;
+        // Nobody is always the one after the heaviest.
+        if let Some(first) = (contests.len() > 1).then(|| contests.remove(0)) {
+            contests.push(first);
+        }
     }
     if let Some(meter) = meter {
         for contest in &mut contests {

@@ -128,19 +128,17 @@ fn ratio_text(ratio: f64) -> String {
     if ratio < 0.1 { format!("{ratio:.3}") } else { format!("{ratio:.2}") }
 }
 
-/// A row's times as a histogram of bars.
+/// A row's times as bars over a logarithmic axis, from the fastest to the slowest.
 pub fn histogram(row: &Row) -> String {
     const WIDTH: f64 = 40.0;
-    let most = row.time_at(0.999).max(1);
+    #[allow(clippy::cast_precision_loss, reason = "for people")]
+    let log = |nanos: u64| (nanos.max(1) as f64).ln();
+    let (least, most) = (log(row.time_at(0.01)), log(row.time_at(1.0)));
     let mut text = String::new();
-    for (part, nanos) in row.times.iter().filter(|(part, _)| *part >= 0.1 && *part <= 0.999) {
-        #[allow(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a bar of at most 40 signs"
-        )]
-        let bar = "█".repeat((*nanos as f64 / most as f64 * WIDTH).round().clamp(1.0, WIDTH) as usize);
+    for (part, nanos) in &row.times {
+        let long = (log(*nanos) - least) / (most - least).max(f64::MIN_POSITIVE);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bar of at most 40 signs")]
+        let bar = "█".repeat((long * WIDTH).round().clamp(1.0, WIDTH) as usize);
         let _ = writeln!(text, "  {:>6} %  {bar:<40}  {}", part * 100.0, time_text(*nanos));
     }
     text

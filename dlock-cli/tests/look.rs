@@ -83,3 +83,25 @@ fn a_live_store_is_checked() {
     assert_eq!(report["cases"][0]["outcome"].as_str(), Some("passed"));
     assert_eq!(place.output(&["check", "no-such-case"]).status.code(), Some(64));
 }
+
+#[test]
+fn bench_measures_and_leaves_no_lock() {
+    let place = Place::local();
+    let shown = stdout(&place, &["bench", "--quick"]);
+    for workload in ["lone pair", "64 tasks × 64 keys", "64 tasks × 1 key"] {
+        assert!(shown.contains(workload), "{shown}");
+    }
+    assert_eq!(stdout(&place, &["ls"]), "no locks are held or waited for\n");
+    let json: serde_json::Value = serde_json::from_str(&stdout(&place, &["bench", "--quick", "--json"])).unwrap();
+    assert_eq!(json["rows"].as_array().unwrap().len(), 5);
+    assert!(json["rows"].as_array().unwrap().iter().all(|row| row["overlaps"] == 0), "{json}");
+    // Two at once would measure each other.
+    let script = "echo holds >> $J; read line";
+    let mut held = place.dlock(&["run", "dlock-bench", "--", "sh", "-c", script]);
+    let mut held = held.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    place.until("holds", SOON);
+    let refused = place.output(&["bench", "--quick"]);
+    assert_eq!(refused.status.code(), Some(75), "{}", stderr(&refused));
+    drop(held.stdin.take());
+    held.wait().unwrap();
+}

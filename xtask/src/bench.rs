@@ -4,7 +4,7 @@ use crate::install::{install, venv};
 use crate::shell::{Done, cargo, output, root, run};
 use dlock_bench::{NotRun, Report};
 use dlock_fixtures::{MariaDbServer, PostgresServer, RedisServer};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -74,10 +74,11 @@ pub(crate) fn bench(wanted: &Bench) -> Done {
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut build = cargo(&["build", "--release", "--manifest-path", "bench/compare/Cargo.toml"]);
     run(build.args(["--target-dir", "target/bench"]))?;
-    let peers = peers(&folder.join("peers"))?;
+    let all = || STORES.iter().map(|store| (*store).to_owned()).collect();
+    let stores = if wanted.stores.is_empty() { all() } else { wanted.stores.clone() };
+    let peers = peers(&folder.join("peers"), &stores)?;
     let mut report = Report { notes: circumstances(wanted), ..Report::default() };
-    let all: Vec<String> = STORES.iter().map(|store| (*store).to_owned()).collect();
-    for store in if wanted.stores.is_empty() { &all } else { &wanted.stores } {
+    for store in &stores {
         let server = Server::start(store)?;
         let json = folder.join(format!("{store}.json"));
         let mut compare = Command::new(folder.join("release/dlock-bench-compare"));
@@ -145,55 +146,65 @@ fn circumstances(wanted: &Bench) -> Vec<String> {
     ]
 }
 
-/// Makes the programs of other languages, and the list of them.
-fn peers(folder: &Path) -> Done<PathBuf> {
+/// How the program of a peer is started, or why it can't be.
+type Program = Done<Vec<String>>;
+
+/// Makes the programs of other languages that these stores need, and the list of them.
+fn peers(folder: &Path, stores: &[String]) -> Done<PathBuf> {
     std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let sources = root().join("bench/compare/peers");
     let text = |path: PathBuf| path.display().to_string();
-    let script = text(sources.join("python/peer.py"));
-    let python = venv(&folder.join("python"), &sources.join("python/requirements.txt"));
-    let of_python = |name: &str, note: &str| match &python {
-        Ok(python) => json!({ "name": name, "command": [python, script, name], "note": note }),
-        Err(why) => json!({ "name": name, "why": why }),
+    let wanted = |of: &[&str], make: &dyn Fn() -> Program| match stores.iter().any(|store| of.contains(&store.as_str()))
+    {
+        true => make(),
+        false => Err("its store is not measured".to_owned()),
     };
-    let go = text(folder.join("go-peer"));
-    let built = run(Command::new("go").args(["build", "-o", &go, "."]).current_dir(sources.join("go")));
-    let of_go = |title: &str, name: &str, note: &str| match &built {
-        Ok(()) => json!({ "name": title, "command": [go, name], "note": note }),
+    let python = wanted(&["redis", "zookeeper"], &|| {
+        let python = venv(&folder.join("python"), &sources.join("python/requirements.txt"))?;
+        Ok(vec![python, text(sources.join("python/peer.py"))])
+    });
+    let go = wanted(&["redis", "etcd"], &|| {
+        let program = text(folder.join("go-peer"));
+        run(Command::new("go").args(["build", "-o", &program, "."]).current_dir(sources.join("go")))?;
+        Ok(vec![program])
+    });
+    let java = wanted(&["redis", "zookeeper"], &|| {
+        let mut make = Command::new("mvn");
+        make.args(["-q", "-B", "-f"]).arg(sources.join("java/pom.xml")).arg("package");
+        run(make.arg(format!("-Dout={}", folder.display())))?;
+        Ok(["java", "-jar", &text(folder.join("java-peer.jar"))].map(String::from).to_vec())
+    });
+    let rust = wanted(&["postgres"], &|| {
+        let target = folder.join("distributed-lock");
+        let manifest = text(sources.join("distributed-lock/Cargo.toml"));
+        run(cargo(&["build", "--release", "--manifest-path", &manifest]).arg("--target-dir").arg(&target))?;
+        Ok(vec![text(target.join("release/distributed-lock-peer"))])
+    });
+    let peer = |title: &str, program: &Program, name: Option<&str>, note: &str| match program {
+        Ok(command) => {
+            let command: Vec<_> = command.iter().map(String::as_str).chain(name).collect();
+            json!({ "name": title, "command": command, "note": note })
+        }
         Err(why) => json!({ "name": title, "why": why }),
     };
-    let crates = folder.join("distributed-lock");
-    let mut build =
-        cargo(&["build", "--release", "--manifest-path", "bench/compare/peers/distributed-lock/Cargo.toml"]);
-    let of_crates = match run(build.arg("--target-dir").arg(&crates)) {
-        Ok(()) => json!({
-            "name": "distributed-lock",
-            "command": [text(crates.join("release/distributed-lock-peer"))],
-            "note": "a process of its own, since its SQLite does not go with ours; advisory locks; no TTL, no token",
-        }),
-        Err(why) => json!({ "name": "distributed-lock", "why": why }),
-    };
-    let jar = folder.join("java-peer.jar");
-    let pom = text(sources.join("java/pom.xml"));
-    let made =
-        run(Command::new("mvn").args(["-q", "-B", "-f", &pom, "package"]).arg(format!("-Dout={}", folder.display())));
-    let of_java = |title: &str, name: &str, note: &str| match &made {
-        Ok(()) => json!({ "name": title, "command": ["java", "-jar", text(jar.clone()), name], "note": note }),
-        Err(why) => json!({ "name": title, "why": why }),
-    };
-    let list: Value = json!({
+    let list = json!({
         "redis": [
-            of_python("redis-py", "Python threads; looks again every 100 ms (its default)"),
-            of_python("python-redis-lock", "Python threads; waits by BLPOP"),
-            of_go("redsync (Go)", "redsync", "looks again after 50 to 250 ms (its default); no queue or renewal"),
-            of_java("Redisson (Java)", "redisson", "waits by a message, renews; no queue, fencing token in its other lock"),
+            peer("redis-py", &python, Some("redis-py"), "Python threads; looks again every 100 ms (its default)"),
+            peer("python-redis-lock", &python, Some("python-redis-lock"), "Python threads; waits by BLPOP"),
+            peer("redsync (Go)", &go, Some("redsync"), "looks again after 50 to 250 ms (its default); no queue or renewal"),
+            peer("Redisson (Java)", &java, Some("redisson"), "RLock, threads; waits by a message, renews; no fencing token"),
         ],
-        "etcd": [of_go("concurrency.Mutex (Go)", "etcd", "a session for each that holds or waits")],
+        "etcd": [peer("concurrency.Mutex (Go)", &go, Some("etcd"), "a session for each that holds or waits")],
         "zookeeper": [
-            of_python("kazoo", "Python threads on one session"),
-            of_java("Curator (Java)", "curator", "threads on one session"),
+            peer("kazoo", &python, Some("kazoo"), "Python threads on one session"),
+            peer("Curator (Java)", &java, Some("curator"), "threads on one session"),
         ],
-        "postgres": [of_crates],
+        "postgres": [peer(
+            "distributed-lock",
+            &rust,
+            None,
+            "a process of its own, since its SQLite does not go with ours; advisory locks; no TTL, no token",
+        )],
     });
     let path = folder.join("peers.json");
     std::fs::write(&path, list.to_string()).map_err(|error| format!("{}: {error}", path.display()))?;
