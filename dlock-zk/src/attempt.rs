@@ -75,9 +75,7 @@ impl Session {
                 }
                 Err(Error::new(ErrorKind::Unavailable, "the lock's folder vanishes as often as it is made"))
             }
-            State::Leaving { .. } => {
-                Err(Error::new(ErrorKind::Unexpected, "this acquisition was withdrawn before"))
-            }
+            State::Leaving { .. } => Err(Error::new(ErrorKind::Unexpected, "this acquisition was withdrawn before")),
         }
     }
 

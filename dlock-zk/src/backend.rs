@@ -13,8 +13,8 @@ use crate::vigil::{Vigil, event};
 use crate::wait::Seen;
 use async_trait::async_trait;
 use dlock_core::{
-    Attempt, Capabilities, Clock, Deadline, Driver, Effect, Error, ErrorKind, HolderId, Lifetime, LockBackend, LockInfo,
-    LockKey, Mode, Moment, Request, Result, Shows, Standing, StoreUrl, TokenSurvives, Ttl, TtlRange, Wake,
+    Attempt, Capabilities, Clock, Deadline, Driver, Effect, Error, ErrorKind, HolderId, Lifetime, LockBackend,
+    LockInfo, LockKey, Mode, Moment, Request, Result, Shows, Standing, StoreUrl, TokenSurvives, Ttl, TtlRange, Wake,
 };
 use futures_core::stream::BoxStream;
 use futures_util::future::join;
@@ -159,12 +159,7 @@ impl ZkBackend {
     }
 
     /// Waits in the queue, by one session.
-    async fn wait_in(
-        &self,
-        session: &Arc<Session>,
-        request: &Request,
-        info: &mut Option<LockInfo>,
-    ) -> Result<Waited> {
+    async fn wait_in(&self, session: &Arc<Session>, request: &Request, info: &mut Option<LockInfo>) -> Result<Waited> {
         let soon = || self.give_up(request.op_timeout());
         let mut at = match session.join_queue(request, soon()).await {
             Err(_) if !session.is_alive() => return Ok(Waited::LostItsPlace),

@@ -95,7 +95,8 @@ fn with_tls(connector: Connector, url: &StoreUrl) -> Result<Connector> {
     let read = |name: &str| -> Result<Option<String>> {
         let Some(file) = url.param(name) else { return Ok(None) };
         let text = std::fs::read_to_string(file);
-        text.map(Some).map_err(|error| wrong(format!("the file of the parameter {name} can't be read")).with_source(error))
+        text.map(Some)
+            .map_err(|error| wrong(format!("the file of the parameter {name} can't be read")).with_source(error))
     };
     let unusable = |error| wrong("the certificates in the ZooKeeper URL can't be used").with_source(from_zk(error));
     let Some(ca) = read("ca")? else {

@@ -106,11 +106,7 @@ impl Session {
 
     /// The answer to a request by `give_up`. The request was sent when its future was made, and dropping that takes
     /// nothing back.
-    pub(crate) async fn ask<T>(
-        &self,
-        give_up: Moment,
-        request: impl Future<Output = Result<T, Zk>>,
-    ) -> Result<T, Zk> {
+    pub(crate) async fn ask<T>(&self, give_up: Moment, request: impl Future<Output = Result<T, Zk>>) -> Result<T, Zk> {
         let answer = self.clock.timeout_at(give_up, request).await.unwrap_or(Err(Zk::Timeout));
         if answer.as_ref().is_err_and(ends_session) {
             self.end(LostCause::SessionEnded);

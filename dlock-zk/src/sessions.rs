@@ -128,8 +128,7 @@ impl Sessions {
     /// Ends all sessions and waits until the server has done so.
     pub(crate) async fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
-        let sessions: Vec<_> =
-            locked(&self.slots).values().filter_map(|slot| locked(&slot.current).take()).collect();
+        let sessions: Vec<_> = locked(&self.slots).values().filter_map(|slot| locked(&slot.current).take()).collect();
         let give_up = self.clock.now() + self.settings.op_timeout;
         let closed = join_all(sessions.iter().map(|session| session.close(give_up))).await;
         closed.into_iter().collect::<Result<()>>().map_err(|error| match error.kind() {

@@ -8,7 +8,9 @@ use dlock_fixtures::ZooKeeperServer;
 use dlock_zk::ZkBackend;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, Weak};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+use tokio::task::{AbortHandle, JoinSet};
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 /// The variable that tells a worker process which server.
@@ -19,22 +21,31 @@ struct Zk {
     url: String,
     server: Option<Mutex<ZooKeeperServer>>,
     clients: Mutex<Vec<Made>>,
+    /// Where the bytes of all clients are carried.
+    proxies: Runtime,
     /// The session of what stands where a lock should be.
     garbage: tokio::sync::Mutex<Vec<Client>>,
 }
 
-/// A client, and the runtime on which alone its sessions live: without it they are those of a dead process.
+/// A client, and what carries its bytes to the server: without it, it is a dead process to the server.
 #[derive(Debug)]
 struct Made {
     backend: Weak<ZkBackend>,
-    runtime: Option<Runtime>,
+    proxy: AbortHandle,
 }
 
-impl Drop for Made {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+/// Carries the bytes of all connections until it is dropped.
+async fn carry(listener: TcpListener, server: String) {
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((mut client, _)) = listener.accept().await else { return };
+        let server = server.clone();
+        connections.spawn(async move {
+            if let Ok(mut server) = TcpStream::connect(server).await {
+                let _ = client.set_nodelay(true).and(server.set_nodelay(true));
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            }
+        });
     }
 }
 
@@ -47,25 +58,28 @@ impl Zk {
                 (server.url(), Some(Mutex::new(server)))
             }
         };
-        Self { url, server, clients: Mutex::default(), garbage: tokio::sync::Mutex::default() }
+        Self {
+            url,
+            server,
+            clients: Mutex::default(),
+            proxies: Runtime::new().unwrap(),
+            garbage: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn address(&self) -> &str {
+        self.url.strip_prefix("zk://").unwrap().split('/').next().unwrap()
     }
 
     /// Another client of the server, without a word of this crate's.
     async fn raw(&self) -> Client {
-        let address = self.url.strip_prefix("zk://").unwrap().split('/').next().unwrap();
-        Client::connector().connect(address).await.unwrap()
+        Client::connector().connect(self.address()).await.unwrap()
     }
 
-    fn take(&self, client: &Arc<dyn LockBackend>) -> Option<Made> {
-        let mut clients = self.clients.lock().unwrap();
-        let at = clients.iter().position(|made| made.is(client))?;
-        Some(clients.swap_remove(at))
-    }
-}
-
-impl Made {
-    fn is(&self, client: &Arc<dyn LockBackend>) -> bool {
-        std::ptr::addr_eq(self.backend.as_ptr(), Arc::as_ptr(client))
+    fn made<T>(&self, client: &Arc<dyn LockBackend>, with: impl FnOnce(&Made) -> T) -> T {
+        let clients = self.clients.lock().unwrap();
+        let made = clients.iter().find(|made| std::ptr::addr_eq(made.backend.as_ptr(), Arc::as_ptr(client)));
+        with(made.unwrap())
     }
 }
 
@@ -76,12 +90,14 @@ fn path(key: &LockKey) -> String {
 #[async_trait]
 impl Harness for Zk {
     async fn client(&self) -> Result<Arc<dyn LockBackend>> {
-        let url = self.url.parse()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let backend = Arc::new(runtime.spawn(async move { ZkBackend::connect(&url).await }).await.unwrap()?);
-        let mut clients = self.clients.lock().unwrap();
-        clients.retain(|made| made.backend.strong_count() > 0);
-        clients.push(Made { backend: Arc::downgrade(&backend), runtime: Some(runtime) });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (port, server) = (listener.local_addr().unwrap().port(), self.address().to_owned());
+        let proxy = self.proxies.spawn(async { carry(TcpListener::from_std(listener).unwrap(), server).await });
+        let url = format!("zk://127.0.0.1:{port}/dlock").parse()?;
+        let backend = Arc::new(ZkBackend::connect(&url).await?);
+        let made = Made { backend: Arc::downgrade(&backend), proxy: proxy.abort_handle() };
+        self.clients.lock().unwrap().push(made);
         Ok(backend)
     }
 
@@ -99,8 +115,8 @@ impl Harness for Zk {
     }
 
     async fn crash(&self, client: Arc<dyn LockBackend>) {
-        // Its sockets close, and nobody tells the server anything.
-        drop(self.take(&client).unwrap());
+        // Its connections break, and nobody tells the server anything.
+        self.made(&client, |made| made.proxy.abort());
     }
 
     async fn restart(&self) -> Result<()> {
@@ -155,7 +171,7 @@ impl Harness for Zk {
     }
 
     async fn end_session(&self, client: &Arc<dyn LockBackend>) -> Result<()> {
-        let backend = self.clients.lock().unwrap().iter().find(|made| made.is(client)).unwrap().backend.upgrade();
+        let backend = self.made(client, |made| made.backend.upgrade());
         let server = self.server.as_ref().unwrap().lock().unwrap();
         for id in backend.unwrap().session_ids() {
             server.end_session(id);
