@@ -124,7 +124,7 @@ impl ZkBackend {
             touch: (matches!(request.mode(), Mode::Permit { .. }) && !is_last)
                 .then(|| Content::write(request.label(), request.mode())),
         };
-        vigil.begin_on(self.0.sessions.runtime());
+        self.0.sessions.runtime().spawn(vigil.keep(self.clock()));
         Some(Attempt::Acquired(Arc::new(ZkLease {
             session: session.clone(),
             place: at.place.clone(),

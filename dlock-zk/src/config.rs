@@ -9,6 +9,8 @@ use zookeeper_client::{Acls, Client, Connector, CreateMode, CreateOptions};
 /// The folder of all locks, unless the URL names another.
 const ROOT: &str = "/dlock";
 const PORT: u16 = 2181;
+/// After so long without a sign of its server, a client looks for another one: sooner in short sessions.
+const SILENT: Duration = Duration::from_secs(10);
 
 /// What the URL says.
 pub(crate) struct Settings {
@@ -66,7 +68,8 @@ impl Settings {
 
     /// A new session, if the servers answer.
     pub(crate) async fn connect(&self, timeout: Duration) -> Result<Client, zookeeper_client::Error> {
-        self.connector.clone().with_session_timeout(timeout).connect(&self.hosts).await
+        let silent = (timeout * 2 / 5).min(SILENT);
+        self.connector.clone().with_session_timeout(timeout).with_connection_timeout(silent).connect(&self.hosts).await
     }
 
     pub(crate) fn options(&self, mode: CreateMode) -> CreateOptions<'static> {

@@ -51,17 +51,18 @@ pub(crate) async fn keep(session: Weak<Session>, ttl: Duration, mut states: Stat
         }
         let sent = clock.now();
         // While the session's end is not told, nothing but its deadline ends the wait for an answer.
-        next = match alive.keep_alive(alive.deadline.at()).await {
-            Ok(()) => sent + ttl / 3,
+        match alive.keep_alive(alive.deadline.at()).await {
+            Ok(()) => next = sent + ttl / 3,
             Err(error) if ends_session(&error) => return,
             Err(error) => {
                 tracing::debug!(%error, "could not keep the session alive; trying again");
                 alive.untidy.store(true, Ordering::Release);
-                clock.now() + (ttl / 40).clamp(Duration::from_millis(5), Duration::from_millis(500))
+                next = clock.now() + (ttl / 40).clamp(Duration::from_millis(5), Duration::from_millis(500));
+                continue;
             }
-        };
-        if next > clock.now() && (sent >= swept + ttl || alive.untidy.swap(false, Ordering::AcqRel)) {
-            match sweep(&alive, next).await {
+        }
+        if alive.untidy.swap(false, Ordering::AcqRel) || sent >= swept + ttl {
+            match sweep(&alive, next.max(clock.now() + ttl / 6)).await {
                 Ok(()) => swept = sent,
                 Err(error) => {
                     tracing::debug!(%error, "could not look for nodes that were left behind; trying again");

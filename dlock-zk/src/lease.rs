@@ -1,13 +1,14 @@
 //! [`ZkLease`].
 
 use crate::error::from_zk;
-use crate::place::{Place, State, locked};
+use crate::place::{Place, locked};
 use crate::session::Session;
 use async_trait::async_trait;
 use dlock_core::{
     Deadline, Effect, FencingToken, HolderId, Lease, LostCause, Mode, Moment, Release, Result, valid_until,
 };
 use futures_util::future::join;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use zookeeper_client::Error as Zk;
@@ -123,18 +124,10 @@ impl Lease for ZkLease {
             // It goes with its session.
             Err(_) if self.session.client().is_err() => Ok(self.ends(Release::AlreadyLost)),
             Err(error) => {
-                self.session.untidy.store(true, std::sync::atomic::Ordering::Release);
+                // Should nobody repeat it, the session's heart removes the node (rule R5).
+                self.session.untidy.store(true, Ordering::Release);
                 Err(from_zk(error).with_effect(Effect::Unknown))
             }
-        }
-    }
-}
-
-impl Drop for ZkLease {
-    fn drop(&mut self) {
-        // A release that was answered removed it; else the session's heart does (rule R5).
-        if let State::Leaving { .. } = self.place.state() {
-            self.session.untidy.store(true, std::sync::atomic::Ordering::Release);
         }
     }
 }

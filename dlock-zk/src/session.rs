@@ -233,6 +233,8 @@ impl Session {
             // What lived by the session ends with it.
             Err(_) if !self.is_alive() => {}
             Err(error) => {
+                // Repeated by the same id; should nobody do that, the heart removes the node (rule R5).
+                self.keep(place.clone());
                 self.untidy.store(true, Ordering::Release);
                 return Err(error.with_effect(Effect::Unknown));
             }

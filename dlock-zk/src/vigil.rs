@@ -1,9 +1,9 @@
 //! Watches the nodes that hold.
 
-use crate::error::ends_session;
+use crate::error::{classify, ends_session};
 use crate::place::Place;
 use crate::session::Session;
-use dlock_core::{Deadline, LostCause};
+use dlock_core::{Clock, Deadline, ErrorKind, LostCause};
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Weak;
@@ -29,8 +29,14 @@ pub(crate) struct Vigil {
     pub(crate) touch: Option<Vec<u8>>,
 }
 
+/// A lock that is held for less than this is not watched: it is mostly released before the loss could be told.
+const BRIEF: Duration = Duration::from_millis(5);
+
 impl Vigil {
-    pub(crate) async fn keep(mut self) {
+    pub(crate) async fn keep(mut self, clock: Clock) {
+        if self.touch.is_none() {
+            clock.sleep(BRIEF).await;
+        }
         loop {
             let Some((session, place)) = self.session.upgrade().zip(self.place.upgrade()) else { return };
             let Ok(client) = session.client() else { return };
@@ -38,9 +44,11 @@ impl Vigil {
                 return;
             }
             drop(place);
-            let until = session.clock.now() + session.settings.op_timeout;
-            let watch = session.ask(until, self.begin(&client)).await;
-            let clock = session.clock.clone();
+            // Without another limit: what is sent while the connection is down waits for the next one.
+            let watch = tokio::select! {
+                watch = self.begin(&client) => watch,
+                () = session.ended() => return,
+            };
             // A session ends when nobody has it any more; a watch is not somebody.
             drop((session, client));
             match watch {
@@ -58,7 +66,8 @@ impl Vigil {
                 Err(error) if ends_session(&error) => return,
                 Err(error) => {
                     tracing::debug!(path = self.path, %error, "could not watch a held node; trying again");
-                    clock.sleep(Duration::from_millis(20)).await;
+                    let lost = classify(&error).0 == ErrorKind::Unavailable;
+                    clock.sleep(Duration::from_millis(if lost { 20 } else { 1_000 })).await;
                 }
             }
         }
@@ -78,10 +87,5 @@ impl Vigil {
         if self.place.upgrade().is_none_or(|place| !place.is_left()) {
             self.deadline.end(LostCause::Revoked);
         }
-    }
-
-    /// Begins on the given runtime.
-    pub(crate) fn begin_on(self, runtime: &tokio::runtime::Handle) {
-        runtime.spawn(self.keep());
     }
 }
