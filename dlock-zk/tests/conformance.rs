@@ -1,0 +1,185 @@
+//! The ZooKeeper backend passes the suite, on a server of its own.
+#![allow(clippy::unwrap_used)]
+
+use async_trait::async_trait;
+use dlock_conformance::{Fault, Harness, run};
+use dlock_core::{LockBackend, LockKey, Result};
+use dlock_fixtures::ZooKeeperServer;
+use dlock_zk::ZkBackend;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, Weak};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::task::{AbortHandle, JoinSet};
+use zookeeper_client::{Acls, Client, CreateMode, Error};
+
+/// The variable that tells a worker process which server.
+const URL: &str = "DLOCK_ZK_TEST_SERVER";
+
+#[derive(Debug)]
+struct Zk {
+    url: String,
+    server: Option<Mutex<ZooKeeperServer>>,
+    clients: Mutex<Vec<Made>>,
+    /// Where the bytes of all clients are carried.
+    proxies: Runtime,
+    /// The session of what stands where a lock should be.
+    garbage: tokio::sync::Mutex<Vec<Client>>,
+}
+
+/// A client, and what carries its bytes to the server: without it, it is a dead process to the server.
+#[derive(Debug)]
+struct Made {
+    backend: Weak<ZkBackend>,
+    proxy: AbortHandle,
+}
+
+/// Carries the bytes of all connections until it is dropped.
+async fn carry(listener: TcpListener, server: String) {
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((mut client, _)) = listener.accept().await else { return };
+        let server = server.clone();
+        connections.spawn(async move {
+            if let Ok(mut server) = TcpStream::connect(server).await {
+                let _ = client.set_nodelay(true).and(server.set_nodelay(true));
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            }
+        });
+    }
+}
+
+impl Zk {
+    fn new() -> Self {
+        let (url, server) = match std::env::var(URL) {
+            Ok(url) => (url, None),
+            Err(_) => {
+                let server = ZooKeeperServer::start();
+                (server.url(), Some(Mutex::new(server)))
+            }
+        };
+        Self {
+            url,
+            server,
+            clients: Mutex::default(),
+            proxies: Runtime::new().unwrap(),
+            garbage: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn address(&self) -> &str {
+        self.url.strip_prefix("zk://").unwrap().split('/').next().unwrap()
+    }
+
+    /// Another client of the server, without a word of this crate's.
+    async fn raw(&self) -> Client {
+        Client::connector().connect(self.address()).await.unwrap()
+    }
+
+    fn made<T>(&self, client: &Arc<dyn LockBackend>, with: impl FnOnce(&Made) -> T) -> T {
+        let clients = self.clients.lock().unwrap();
+        let made = clients.iter().find(|made| std::ptr::addr_eq(made.backend.as_ptr(), Arc::as_ptr(client)));
+        with(made.unwrap())
+    }
+}
+
+fn path(key: &LockKey) -> String {
+    format!("/dlock/{}", key.to_segment())
+}
+
+#[async_trait]
+impl Harness for Zk {
+    async fn client(&self) -> Result<Arc<dyn LockBackend>> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (port, server) = (listener.local_addr().unwrap().port(), self.address().to_owned());
+        let proxy = self.proxies.spawn(async { carry(TcpListener::from_std(listener).unwrap(), server).await });
+        let url = format!("zk://127.0.0.1:{port}/dlock").parse()?;
+        let backend = Arc::new(ZkBackend::connect(&url).await?);
+        let made = Made { backend: Arc::downgrade(&backend), proxy: proxy.abort_handle() };
+        self.clients.lock().unwrap().push(made);
+        Ok(backend)
+    }
+
+    fn faults(&self) -> &'static [Fault] {
+        &[
+            Fault::Restart,
+            Fault::Purge,
+            Fault::Garbage,
+            Fault::Leftovers,
+            Fault::Requests,
+            Fault::Processes,
+            Fault::EndSession,
+            Fault::Death,
+        ]
+    }
+
+    async fn crash(&self, client: Arc<dyn LockBackend>) {
+        // Its connections break, and nobody tells the server anything.
+        self.made(&client, |made| made.proxy.abort());
+    }
+
+    async fn restart(&self) -> Result<()> {
+        tokio::task::block_in_place(|| self.server.as_ref().unwrap().lock().unwrap().restart());
+        Ok(())
+    }
+
+    async fn purge(&self, key: &LockKey) -> Result<()> {
+        match self.raw().await.delete(&path(key), None).await {
+            // The server may have been faster: it removes empty containers by itself.
+            Ok(()) | Err(Error::NoNode) => Ok(()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn put_garbage(&self, key: &LockKey) -> Result<()> {
+        let client = self.raw().await;
+        let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+        client.create(&path(key), b"not a lock", &options).await.unwrap();
+        self.garbage.lock().await.push(client);
+        Ok(())
+    }
+
+    async fn raw(&self, key: &LockKey) -> Result<Vec<u8>> {
+        let (mut data, stat) = Zk::raw(self).await.get_data(&path(key)).await.unwrap();
+        data.extend(stat.mzxid.to_be_bytes());
+        Ok(data)
+    }
+
+    async fn leftovers(&self, prefix: &str) -> Result<usize> {
+        let (client, mut count) = (Zk::raw(self).await, 0);
+        for folder in client.list_children("/dlock").await.unwrap() {
+            if folder.starts_with(prefix) {
+                // An empty container goes by itself.
+                match client.list_children(&format!("/dlock/{folder}")).await {
+                    Ok(nodes) => count += nodes.len(),
+                    Err(Error::NoNode) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    async fn requests(&self) -> Result<u64> {
+        let server = self.server.as_ref().unwrap().lock().unwrap();
+        Ok(server.metric("zk_packets_received"))
+    }
+
+    fn worker_environment(&self) -> Vec<(String, String)> {
+        vec![(URL.into(), self.url.clone())]
+    }
+
+    async fn end_session(&self, client: &Arc<dyn LockBackend>) -> Result<()> {
+        let backend = self.made(client, |made| made.backend.upgrade());
+        let server = self.server.as_ref().unwrap().lock().unwrap();
+        for id in backend.unwrap().session_ids() {
+            server.end_session(id);
+        }
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    run("zookeeper", || Ok(Zk::new()))
+}
