@@ -1,6 +1,7 @@
 //! [`Engine`]: one transition of a record in its store.
 
 use super::machine::Sight;
+use super::turns::Turns;
 use super::{Change, Record, RecordStore, Snapshot, StoreClock, StoreReading, StoreTime, Swap};
 use crate::backoff::backoff;
 use crate::clock::locked;
@@ -19,6 +20,7 @@ pub(super) struct Engine<S: RecordStore> {
     known: Mutex<LruCache<LockKey, Known<S::Version>>>,
     /// Entries whose expiry can't be judged by the store's clock: the expiry as it was first seen, and when.
     watched: Mutex<LruCache<(LockKey, HolderId), (StoreTime, Moment)>>,
+    turns: Turns,
 }
 
 /// How many keys' last versions are remembered, and how many watched entries.
@@ -53,7 +55,7 @@ pub(super) struct Plan {
     pub(super) read_first: bool,
     /// Write even if nothing changes, so that a swap still under way loses its version (rule R3).
     pub(super) always_write: bool,
-    /// After a conflict let others go first (rule E7).
+    /// Take turns with others of this client, and after a conflict let others go first (rule E7).
     pub(super) yields: bool,
 }
 
@@ -79,6 +81,7 @@ impl<S: RecordStore> Engine<S> {
             store_clock: Mutex::default(),
             known: Mutex::new(LruCache::new(REMEMBERED)),
             watched: Mutex::new(LruCache::new(REMEMBERED)),
+            turns: Turns::default(),
         }
     }
 
@@ -90,6 +93,11 @@ impl<S: RecordStore> Engine<S> {
         plan: Plan,
         mut transition: impl FnMut(&mut Record, &Sight) -> T + Send,
     ) -> Result<Moved<T, S::Version>> {
+        let crowded = || Error::new(ErrorKind::Unavailable, "too many clients change this lock at once");
+        let _turn = match plan.yields {
+            true => Some(self.clock.timeout_at(plan.give_up, self.turns.turn(key)).await.ok_or_else(crowded)?),
+            false => None,
+        };
         let mut known = if plan.read_first { None } else { self.remembered(key) };
         let mut pauses = backoff();
         loop {
@@ -146,7 +154,7 @@ impl<S: RecordStore> Engine<S> {
                 known = None;
             }
             if self.clock.now() >= plan.give_up {
-                return Err(Error::new(ErrorKind::Unavailable, "too many clients change this lock at once"));
+                return Err(crowded());
             }
         }
     }

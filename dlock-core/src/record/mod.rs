@@ -10,6 +10,7 @@ mod document;
 mod engine;
 pub mod machine;
 mod store;
+mod turns;
 mod wakes;
 
 pub use backend::RecordBackend;
