@@ -27,7 +27,7 @@ const PARAMETERS: &[&str] = &["region", "endpoint", "create", "deletion_protecti
 
 /// How far apart waiters look, unless the URL says otherwise: each look costs a read.
 const POLL: Duration = Duration::from_millis(500);
-/// A pause is up to this many times as long as the shortest, so that waiters do not look all at once.
+/// The looks of a client are up to this many times as far apart, so that clients do not look all at once.
 pub(crate) const JITTER: f64 = 1.25;
 /// How far apart the clocks of the service's servers may be, unless the URL says otherwise (rule C4).
 const CLOCK_MARGIN: Duration = Duration::from_secs(2);

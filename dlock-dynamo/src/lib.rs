@@ -6,6 +6,7 @@ mod error;
 mod exchange;
 pub mod fence;
 mod item;
+mod reads;
 mod store;
 mod table;
 

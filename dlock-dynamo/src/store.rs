@@ -2,8 +2,10 @@
 
 use crate::client::client;
 use crate::config::{JITTER, Settings};
+use crate::error::no_answer;
 use crate::exchange::{Corrected, Exchange};
 use crate::item::{Item, KEY, RECORD, VERSION, from_item, key_of, to_item, version_value};
+use crate::reads::Reads;
 use crate::table::{advice, prepare};
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -30,7 +32,33 @@ struct Shared {
     exchange: Exchange,
     settings: Settings,
     wakes: Wakes,
+    reads: Reads,
+    ticks: Ticks,
     advice: String,
+}
+
+/// When the waiters of a client look: as far apart as the URL says or a little more, each client at moments of its own.
+#[derive(Debug)]
+struct Ticks {
+    first: Moment,
+    apart: Duration,
+}
+
+impl Ticks {
+    fn new(now: Moment, poll: Duration) -> Self {
+        let apart = poll.mul_f64(rand::random_range(1.0..JITTER));
+        Self { first: now + apart.mul_f64(rand::random()), apart }
+    }
+
+    /// The first tick after `now`.
+    fn after(&self, now: Moment) -> Moment {
+        if now < self.first {
+            return self.first;
+        }
+        let apart = self.apart.as_nanos().max(1);
+        let gone = now.since(self.first).as_nanos() / apart + 1;
+        self.first + Duration::from_nanos(u64::try_from(gone * apart).unwrap_or(u64::MAX))
+    }
 }
 
 impl DynamoStore {
@@ -47,8 +75,9 @@ impl DynamoStore {
         let client = client(url, &settings, &time).await?;
         let exchange = Exchange { clock: Clock::system(), time };
         prepare(&client, &exchange, &settings).await?;
-        let advice = advice(&settings.table);
-        Ok(Self(Arc::new(Shared { client, exchange, settings, wakes: Wakes::default(), advice })))
+        let (advice, ticks) = (advice(&settings.table), Ticks::new(exchange.clock.now(), settings.poll));
+        let (wakes, reads) = (Wakes::default(), Reads::default());
+        Ok(Self(Arc::new(Shared { client, exchange, settings, wakes, reads, ticks, advice })))
     }
 
     fn clock_now(&self) -> Moment {
@@ -59,9 +88,15 @@ impl DynamoStore {
         let this = &*self.0;
         let get =
             this.client.get_item().table_name(&this.settings.table).key(KEY, key_value(key)).consistent_read(true);
-        let reply = this.exchange.ask(give_up, |stamps| get.clone().customize().interceptor(stamps).send()).await?;
-        let (found, reading) = reply.into_answer(&this.advice)?;
-        from_item(found.item(), reading)
+        let read = async {
+            let reply = this.exchange.ask(give_up, |stamps| get.clone().customize().interceptor(stamps).send()).await?;
+            let (found, reading) = reply.into_answer(&this.advice)?;
+            Ok((found.item, reading))
+        };
+        let shared = this.reads.share(&this.exchange.clock, key, read);
+        let found = this.exchange.clock.timeout_at(give_up, shared).await;
+        let (item, reading) = found.unwrap_or_else(|| Err(no_answer(false)))?;
+        from_item(item.as_ref(), reading)
     }
 
     /// The state behind a refusal that brought no item along: there is none, or the server does not do that.
@@ -142,13 +177,13 @@ impl RecordStore for DynamoStore {
         Ok(Swap::Done { version: Some(version), reading })
     }
 
-    /// A waiter of this process is told; the others look. Never sooner than `poll`, even where something ends sooner:
-    /// requests cost money, and a lease of the shortest TTL still has three looks.
-    async fn changed(&self, key: &LockKey, waiter: &HolderId, _since: Option<&u64>, at_most: Duration) -> Result<()> {
-        let poll = self.0.settings.poll;
-        let pause = poll.mul_f64(rand::random_range(1.0..JITTER)).min(at_most.max(poll));
-        let watch = self.0.wakes.watch(key, waiter);
-        self.0.exchange.clock.timeout_at(self.clock_now() + pause, watch.woken()).await;
+    /// A waiter of this process is told. The others look, all of one client at the same ticks, so that they share the read;
+    /// never sooner, even where something ends sooner: requests cost money, and a lease of the shortest TTL still has three
+    /// looks.
+    async fn changed(&self, key: &LockKey, waiter: &HolderId, _since: Option<&u64>, _at_most: Duration) -> Result<()> {
+        let this = &*self.0;
+        let (watch, now) = (this.wakes.watch(key, waiter), self.clock_now());
+        this.exchange.clock.timeout_at(this.ticks.after(now), watch.woken()).await;
         Ok(())
     }
 
@@ -213,5 +248,24 @@ impl DynamoStore {
         let reply = this.exchange.ask(give_up, |stamps| scan.clone().customize().interceptor(stamps).send()).await?;
         let (page, reading) = reply.into_answer(&this.advice)?;
         Ok((page.items.unwrap_or_default(), reading, page.last_evaluated_key.filter(|last| !last.is_empty())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_come_after_and_no_further_apart_than_they_are() {
+        let (start, poll) = (Moment::from_nanos(5_000_000_000), Duration::from_millis(100));
+        let ticks = Ticks::new(start, poll);
+        assert!(ticks.apart >= poll && ticks.apart <= poll.mul_f64(JITTER));
+        let mut now = start;
+        for _ in 0..50 {
+            let tick = ticks.after(now);
+            assert!(tick > now && tick.since(now) <= ticks.apart);
+            now = tick;
+        }
+        assert!(now.since(ticks.first) == ticks.apart * 49, "each tick is the next one");
     }
 }
