@@ -1,5 +1,6 @@
 //! What the tests share: the items as they are.
 #![allow(dead_code, reason = "no test uses all of it")]
+#![allow(clippy::unwrap_used)]
 
 pub(crate) mod proxy;
 
