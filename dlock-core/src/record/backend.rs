@@ -249,7 +249,8 @@ fn shown(key: &LockKey, record: &Record, sight: &Sight) -> LockInfo {
         holder.label = Some(entry.label.clone());
         holder.mode = Some(entry.mode);
         holder.token = Some(FencingToken(*token));
-        holder.remaining = Some(expires.since(sight.earliest));
+        // Where the store's clock is only known within bounds, the bound may be past what the lease ever had.
+        holder.remaining = Some(expires.since(sight.earliest).min(entry.ttl()));
         holder.since = since(entry);
         info.holders.push(holder);
     }
