@@ -1,12 +1,13 @@
 //! [`RecordBackend`]: a [`LockBackend`] of any [`RecordStore`].
 
+use super::decide::{Look, look, next_end};
 use super::engine::{Engine, Moved, Plan};
 use super::machine::{Answer, Asks, Sight};
 use super::{Entry, Holder, Record, RecordStore, Snapshot};
 use crate::clock::locked;
 use crate::{
     Attempt, Capabilities, Clock, Deadline, Error, ErrorKind, FencingToken, HolderId, HolderInfo, Lease, LockBackend,
-    LockInfo, LockKey, LostCause, Moment, Release, Request, Result, WaiterInfo, valid_until,
+    LockInfo, LockKey, LostCause, Moment, Release, Request, Result, WaiterInfo,
 };
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
@@ -90,12 +91,10 @@ impl<S: RecordStore> RecordBackend<S> {
             let snapshot = engine.snapshot(request.key(), engine.clock.now() + request.op_timeout()).await?;
             let record = snapshot.record.unwrap_or_default();
             let sight = engine.sight(request.key(), Some(&record), &snapshot.departed, &snapshot.doubted)?;
-            let mut settled = record.clone();
-            settled.settle(&sight);
-            if settled != record || !record.queue.iter().any(|waiter| waiter.entry.id == id) {
-                return Ok(());
+            match look(&record, &id, &sight) {
+                Look::Ask => return Ok(()),
+                Look::Wait(at_most) => (version, end) = (snapshot.version, at_most),
             }
-            (version, end) = (snapshot.version, next_end(&record, &id, &sight));
         }
     }
 
@@ -103,14 +102,6 @@ impl<S: RecordStore> RecordBackend<S> {
         let give_up = self.0.clock.now() + op_timeout;
         let plan = Plan { give_up, read_first: true, always_write, yields: false };
         Ok(self.0.transact(key, plan, |record, sight| record.withdraw(id, sight)).await?.answer)
-    }
-}
-
-impl<S: RecordStore> Engine<S> {
-    /// V1, cut by what the store's own clock says (rule C3).
-    fn believed_until<T>(&self, holder: &Holder, moved: &Moved<T, S::Version>) -> Moment {
-        let until = valid_until(moved.sent, holder.entry.ttl());
-        if moved.reading.is_some() { until.min(self.local_end(holder.expires)) } else { until }
     }
 }
 
@@ -229,15 +220,6 @@ impl<S: RecordStore> RecordBackend<S> {
         record.prune(&sight);
         Ok(shown(key, &record, &sight))
     }
-}
-
-/// How long until a holder's lease ends if it is not renewed, or the waiter right before this one counts as gone: it
-/// may have been granted the lock without knowing.
-fn next_end(record: &Record, waiter: &HolderId, sight: &Sight) -> Duration {
-    let place = record.queue.iter().position(|other| other.entry.id == *waiter).unwrap_or_default();
-    let before = record.queue[..place].last().map(|other| other.alive_until);
-    let ends = record.holders.iter().map(|holder| holder.expires + sight.margin).chain(before);
-    ends.map(|end| end.since(sight.earliest) + Duration::from_millis(1)).min().unwrap_or(Duration::MAX)
 }
 
 fn shown(key: &LockKey, record: &Record, sight: &Sight) -> LockInfo {

@@ -13,7 +13,7 @@ pub const MAX_QUEUE: usize = 128;
 pub const MAX_ENTRIES: usize = 512;
 
 /// What a transition knows of the store's time and of the entries' processes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sight {
     /// The store's clock shows at least this.
     pub earliest: StoreTime,
@@ -37,7 +37,7 @@ impl Sight {
 }
 
 /// How an acquisition asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Asks {
     /// Once, not to be queued.
     Once,
@@ -48,7 +48,7 @@ pub enum Asks {
 }
 
 /// What an acquisition got.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// It holds.
     Granted(Holder),
