@@ -64,7 +64,7 @@ pub(super) struct Moved<T, V> {
     pub(super) record: Record,
     pub(super) version: Option<V>,
     pub(super) sight: Sight,
-    /// When the request that settled it was sent.
+    /// When it was decided: before the request was sent that settled it, and no later than the lease's end was counted.
     pub(super) sent: Moment,
     /// The store's clock in its reply.
     pub(super) reading: Option<StoreReading>,
@@ -96,7 +96,9 @@ impl<S: RecordStore> Engine<S> {
                 Some(known) => known,
                 None => self.read(key, plan.give_up).await?,
             };
-            // Rule E3: the time is taken after the snapshot.
+            // Rule E3: the time is taken after the snapshot. Before the sight, from which the lease's end is counted: a
+            // process that is stopped between the two must not believe in the lease for longer than it was written for.
+            let sent = self.clock.now();
             let sight = self.sight(key, now.record.as_ref(), &now.departed, &now.doubted)?;
             let found = now.record.as_ref();
             let (next, granted, answer) = match step(found, now.fresh, plan.always_write, &sight, &mut transition) {
@@ -107,7 +109,6 @@ impl<S: RecordStore> Engine<S> {
                 }
                 Step::Write { next, granted, answer } => (next, granted, answer),
             };
-            let sent = self.clock.now();
             let change =
                 Change { expected: now.version.as_ref(), next: &next, granted: &granted, give_up: plan.give_up };
             let refused = match self.store.swap(key, change).await {
