@@ -52,7 +52,7 @@ impl<S: RecordStore> RecordBackend<S> {
         let patience = patience(request);
         let give_up = self.0.clock.now() + request.op_timeout();
         let (read_first, yields) = (asks == Asks::Again, asks != Asks::Once);
-        let plan = Plan { give_up, read_first, always_write: false, yields };
+        let plan = Plan { give_up, ttl: request.ttl().get(), read_first, always_write: false, yields };
         self.0
             .transact(request.key(), plan, |record, sight| {
                 let entry = Entry { since: sight.floor, ..entry.clone() };
@@ -100,7 +100,7 @@ impl<S: RecordStore> RecordBackend<S> {
 
     async fn remove(&self, key: &LockKey, id: &HolderId, op_timeout: Duration, always_write: bool) -> Result<bool> {
         let give_up = self.0.clock.now() + op_timeout;
-        let plan = Plan { give_up, read_first: true, always_write, yields: false };
+        let plan = Plan { give_up, ttl: Duration::MAX, read_first: true, always_write, yields: false };
         Ok(self.0.transact(key, plan, |record, sight| record.withdraw(id, sight)).await?.answer)
     }
 }
@@ -302,7 +302,7 @@ impl<S: RecordStore> Lease for RecordLease<S> {
     }
 
     async fn renew(&self, give_up: Moment) -> Result<()> {
-        let plan = Plan { give_up, read_first: false, always_write: false, yields: false };
+        let plan = Plan { give_up, ttl: self.ttl, read_first: false, always_write: false, yields: false };
         let moved = self.engine.transact(&self.key, plan, |record, sight| record.renew(&self.id, sight)).await?;
         let now = self.engine.clock.now();
         let Some(holder) = &moved.answer else {
@@ -320,7 +320,7 @@ impl<S: RecordStore> Lease for RecordLease<S> {
             return Ok(release);
         }
         *locked(&self.state) = State::Releasing;
-        let plan = Plan { give_up, read_first: false, always_write: false, yields: false };
+        let plan = Plan { give_up, ttl: Duration::MAX, read_first: false, always_write: false, yields: false };
         let moved = self.engine.transact(&self.key, plan, |record, sight| record.release(&self.id, sight)).await?;
         let in_time = self.engine.clock.now() < self.deadline.at();
         let release = match (moved.answer, before) {

@@ -48,6 +48,8 @@ impl<V> Known<V> {
 pub(super) struct Plan {
     /// The call answers by then.
     pub(super) give_up: Moment,
+    /// Of the lease that is written; [`Duration::MAX`] for what writes none.
+    pub(super) ttl: Duration,
     /// Begin with what the store has, not with what is remembered.
     pub(super) read_first: bool,
     /// Write even if nothing changes, so that a swap still under way loses its version (rule R3).
@@ -88,7 +90,7 @@ impl<S: RecordStore> Engine<S> {
         plan: Plan,
         mut transition: impl FnMut(&mut Record, &Sight) -> T + Send,
     ) -> Result<Moved<T, S::Version>> {
-        let mut known = if plan.read_first { None } else { self.remembered(key) };
+        let mut known = if plan.read_first { None } else { self.remembered(key, plan.ttl) };
         let mut pauses = backoff();
         loop {
             let asked = self.clock.now();
@@ -113,7 +115,7 @@ impl<S: RecordStore> Engine<S> {
                 Change { expected: now.version.as_ref(), next: &next, granted: &granted, give_up: plan.give_up };
             let refused = match self.store.swap(key, change).await {
                 Ok(Swap::Done { version, reading }) => {
-                    self.observe(reading.as_ref());
+                    locked(&self.judge).wrote(reading.as_ref());
                     let record = Some(next.clone());
                     let (departed, doubted) = (now.departed, now.doubted);
                     let remembered = Known { record, version: version.clone(), departed, doubted, fresh: false };
@@ -142,12 +144,12 @@ impl<S: RecordStore> Engine<S> {
         }
     }
 
-    fn remembered(&self, key: &LockKey) -> Option<Known<S::Version>> {
+    fn remembered(&self, key: &LockKey, ttl: Duration) -> Option<Known<S::Version>> {
         if let Some(reading) = self.store.reading() {
             self.observe(Some(&reading));
         }
         // Without the store's time nothing can be decided: read first.
-        if !locked(&self.judge).knows_time(self.clock.now()) {
+        if !locked(&self.judge).knows_time(ttl, self.clock.now()) {
             return None;
         }
         let nothing = Known { record: None, version: None, departed: Vec::new(), doubted: Vec::new(), fresh: false };

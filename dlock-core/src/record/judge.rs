@@ -11,6 +11,10 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Judge {
     clock: StoreClock,
+    /// When the store's clock was last read.
+    read: Moment,
+    /// Whether the replies of swaps tell the store's time.
+    told: bool,
     margin: Duration,
     /// Entries whose end can't be judged by the store's clock: the end as it was first seen, and when.
     watched: BTreeMap<(LockKey, HolderId), (StoreTime, Moment)>,
@@ -22,17 +26,28 @@ const MOST_WATCHED: usize = 4096;
 impl Judge {
     /// One that knows nothing yet. `margin`: how far apart the clocks of the store's servers may be (rule C4).
     pub fn new(margin: Duration) -> Self {
-        Self { clock: StoreClock::default(), margin, watched: BTreeMap::new() }
+        Self { clock: StoreClock::default(), read: Moment::MIN, told: false, margin, watched: BTreeMap::new() }
     }
 
     /// Takes a reading of the store's clock in.
     pub fn observe(&mut self, reading: &StoreReading) {
+        self.read = self.read.max(reading.received);
         self.clock.observe(reading);
     }
 
-    /// Whether the store's time is known at all: else nothing can be decided without reading first.
-    pub fn knows_time(&self, now: Moment) -> bool {
-        self.clock.now(now).is_some()
+    /// A swap was written; takes the reading of its reply in, if it had one.
+    pub fn wrote(&mut self, replied: Option<&StoreReading>) {
+        self.told = replied.is_some();
+        replied.into_iter().for_each(|reading| self.observe(reading));
+    }
+
+    /// Whether a lease of this TTL can be written on what is known, without a reading first.
+    ///
+    /// Where the replies of swaps tell the time, a lease that was written by a clock that has since jumped is not
+    /// believed in (rule C3). Elsewhere the last reading must be younger than the TTL: those who saw the clock jump trust
+    /// no end for two TTLs, and by then nobody believes in one that was written by the clock as it was before.
+    pub fn knows_time(&self, ttl: Duration, now: Moment) -> bool {
+        self.clock.now(now).is_some() && (self.told || now.since(self.read) < ttl)
     }
 
     /// What is known of the store's time and of a record's entries, now. `None` before the first reading.
@@ -96,5 +111,28 @@ impl Judge {
             (Some(_), Some(store)) => until.min(now + holder.expires.since(store.latest)),
             (Some(_), None) => now,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(seconds: u64) -> StoreReading {
+        let (at, local) = (StoreTime(seconds * 1_000_000), Moment::from_nanos(seconds * 1_000_000_000));
+        StoreReading { at, granularity: Duration::ZERO, unix_micros: at.0, sent: local, received: local }
+    }
+
+    #[test]
+    fn a_clock_that_no_reply_tells_is_read_once_a_ttl() {
+        let ttl = Duration::from_secs(10);
+        let mut judge = Judge::new(Duration::ZERO);
+        assert!(!judge.knows_time(ttl, reading(100).received));
+        judge.observe(&reading(100));
+        judge.wrote(None);
+        assert!(judge.knows_time(ttl, reading(109).received));
+        assert!(!judge.knows_time(ttl, reading(110).received));
+        judge.wrote(Some(&reading(111)));
+        assert!(judge.knows_time(ttl, reading(1_000).received));
     }
 }
