@@ -63,10 +63,47 @@ pub fn look(record: &Record, waiter: &HolderId, sight: &Sight) -> Look {
 }
 
 /// How long until a holder's lease ends if it is not renewed, or the waiter right before this one counts as gone: it
-/// may have been granted the lock without knowing.
+/// may have been granted the lock without knowing. An end that the clock can't judge (rule C2) is not waited for: it may
+/// be past long since, and the waiter would look without a pause; its next repeat judges it.
 pub fn next_end(record: &Record, waiter: &HolderId, sight: &Sight) -> Duration {
     let place = record.queue.iter().position(|other| other.entry.id == *waiter).unwrap_or_default();
-    let before = record.queue[..place].last().map(|other| other.alive_until);
-    let ends = record.holders.iter().map(|holder| holder.expires + sight.margin).chain(before);
-    ends.map(|end| end.since(sight.earliest) + Duration::from_millis(1)).min().unwrap_or(Duration::MAX)
+    let before = record.queue[..place].last().map(|other| (&other.entry.id, other.alive_until));
+    let holders = record.holders.iter().map(|holder| (&holder.entry.id, holder.expires + sight.margin));
+    let known = holders.chain(before).filter(|(id, _)| !sight.doubted.contains(id));
+    let left = known.map(|(_, end)| end.since(sight.earliest) + Duration::from_millis(1));
+    left.min().unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Mode;
+    use crate::record::machine::Asks;
+    use crate::record::{Entry, StoreTime};
+
+    #[test]
+    fn a_waiter_looks_when_the_lease_ends_but_not_without_pause_at_one_that_is_doubted() {
+        let [a, b] = ["a", "b"].map(|id| Entry {
+            id: HolderId::from_store(id),
+            mode: Mode::Exclusive,
+            ttl_ms: 10_000,
+            label: String::new(),
+            since: 0,
+            origin: None,
+        });
+        let at = |seconds: u64| Sight {
+            earliest: StoreTime(seconds * 1_000_000),
+            latest: StoreTime(seconds * 1_000_000),
+            ..Sight::default()
+        };
+        let (ttl, mut record) = (Duration::from_secs(10), Record::default());
+        record.acquire(a.clone(), ttl, Asks::ToQueue, &at(100));
+        record.acquire(b.clone(), ttl, Asks::ToQueue, &at(100));
+        assert_eq!(look(&record, &b.id, &at(103)), Look::Wait(Duration::from_millis(7_001)));
+        assert_eq!(look(&record, &b.id, &at(111)), Look::Ask);
+        let jumped = Sight { doubted: vec![a.id.clone(), b.id.clone()], ..at(500) };
+        assert_eq!(look(&record, &b.id, &jumped), Look::Wait(Duration::MAX));
+        record.release(&a.id, &at(103));
+        assert_eq!(look(&record, &b.id, &at(103)), Look::Ask);
+    }
 }
