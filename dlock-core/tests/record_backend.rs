@@ -21,11 +21,19 @@ struct Watched {
     swaps: Arc<AtomicUsize>,
     /// The replies of so many swaps are lost, although they are carried out.
     lose: Arc<AtomicUsize>,
+    /// Only reading tells the store's time.
+    silent: bool,
 }
 
 impl Watched {
     fn new(memory: &Memory) -> Self {
-        Self { inner: memory.store(), reads: Arc::default(), swaps: Arc::default(), lose: Arc::default() }
+        Self {
+            inner: memory.store(),
+            reads: Arc::default(),
+            swaps: Arc::default(),
+            lose: Arc::default(),
+            silent: false,
+        }
     }
 
     fn requests(&self) -> (usize, usize) {
@@ -50,7 +58,7 @@ impl RecordStore for Watched {
     }
 
     fn reading(&self) -> Option<StoreReading> {
-        self.inner.reading()
+        self.inner.reading().filter(|_| !self.silent)
     }
 
     async fn read(&self, key: &LockKey) -> Result<Snapshot<u64>> {
@@ -65,7 +73,10 @@ impl RecordStore for Watched {
         if lost.is_ok() {
             return Err(Error::new(ErrorKind::Unavailable, "the reply was lost").with_effect(Effect::Unknown));
         }
-        Ok(done)
+        Ok(match done {
+            Swap::Done { version, reading } => Swap::Done { version, reading: reading.filter(|_| !self.silent) },
+            Swap::Conflict(present) => Swap::Conflict(present),
+        })
     }
 
     async fn changed(&self, key: &LockKey, waiter: &HolderId, since: Option<&u64>, at_most: Duration) -> Result<()> {
@@ -103,6 +114,21 @@ async fn acquire_renew_and_release_are_one_swap_each() {
         lease.renew(soon).await.unwrap();
         assert_eq!(lease.release(soon).await.unwrap(), Release::Released);
         assert_eq!(store.requests(), (before.0, before.1 + 3));
+    }
+}
+
+#[tokio::test]
+async fn a_store_whose_replies_tell_no_time_is_read_once_a_ttl() {
+    let clock = Clock::manual();
+    let mut store = Watched::new(&Memory::with_clock(clock.clone()));
+    store.silent = true;
+    let backend = RecordBackend::new(store.clone());
+    let lease = grab(&backend, &request()).await;
+    for renewal in 1..=12 {
+        clock.advance(Duration::from_secs(4));
+        lease.renew(clock.now() + Duration::from_secs(1)).await.unwrap();
+        // At the start, and then 12 s, 24 s, 36 s and 48 s later: the TTL is 10 s.
+        assert_eq!(store.requests(), (1 + renewal / 3, 1 + renewal));
     }
 }
 

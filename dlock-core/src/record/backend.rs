@@ -1,12 +1,13 @@
 //! [`RecordBackend`]: a [`LockBackend`] of any [`RecordStore`].
 
+use super::decide::{Look, look, next_end};
 use super::engine::{Engine, Moved, Plan};
 use super::machine::{Answer, Asks, Sight};
 use super::{Entry, Holder, Record, RecordStore, Snapshot};
 use crate::clock::locked;
 use crate::{
     Attempt, Capabilities, Clock, Deadline, Error, ErrorKind, FencingToken, HolderId, HolderInfo, Lease, LockBackend,
-    LockInfo, LockKey, LostCause, Moment, Release, Request, Result, WaiterInfo, valid_until,
+    LockInfo, LockKey, LostCause, Moment, Release, Request, Result, WaiterInfo,
 };
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
@@ -51,7 +52,7 @@ impl<S: RecordStore> RecordBackend<S> {
         let patience = patience(request);
         let give_up = self.0.clock.now() + request.op_timeout();
         let (read_first, yields) = (asks == Asks::Again, asks != Asks::Once);
-        let plan = Plan { give_up, read_first, always_write: false, yields };
+        let plan = Plan { give_up, ttl: request.ttl().get(), read_first, always_write: false, yields };
         self.0
             .transact(request.key(), plan, |record, sight| {
                 let entry = Entry { since: sight.floor, ..entry.clone() };
@@ -90,27 +91,17 @@ impl<S: RecordStore> RecordBackend<S> {
             let snapshot = engine.snapshot(request.key(), engine.clock.now() + request.op_timeout()).await?;
             let record = snapshot.record.unwrap_or_default();
             let sight = engine.sight(request.key(), Some(&record), &snapshot.departed, &snapshot.doubted)?;
-            let mut settled = record.clone();
-            settled.settle(&sight);
-            if settled != record || !record.queue.iter().any(|waiter| waiter.entry.id == id) {
-                return Ok(());
+            match look(&record, &id, &sight) {
+                Look::Ask => return Ok(()),
+                Look::Wait(at_most) => (version, end) = (snapshot.version, at_most),
             }
-            (version, end) = (snapshot.version, next_end(&record, &id, &sight));
         }
     }
 
     async fn remove(&self, key: &LockKey, id: &HolderId, op_timeout: Duration, always_write: bool) -> Result<bool> {
         let give_up = self.0.clock.now() + op_timeout;
-        let plan = Plan { give_up, read_first: true, always_write, yields: false };
+        let plan = Plan { give_up, ttl: Duration::MAX, read_first: true, always_write, yields: false };
         Ok(self.0.transact(key, plan, |record, sight| record.withdraw(id, sight)).await?.answer)
-    }
-}
-
-impl<S: RecordStore> Engine<S> {
-    /// V1, cut by what the store's own clock says (rule C3).
-    fn believed_until<T>(&self, holder: &Holder, moved: &Moved<T, S::Version>) -> Moment {
-        let until = valid_until(moved.sent, holder.entry.ttl());
-        if moved.reading.is_some() { until.min(self.local_end(holder.expires)) } else { until }
     }
 }
 
@@ -231,15 +222,6 @@ impl<S: RecordStore> RecordBackend<S> {
     }
 }
 
-/// How long until a holder's lease ends if it is not renewed, or the waiter right before this one counts as gone: it
-/// may have been granted the lock without knowing.
-fn next_end(record: &Record, waiter: &HolderId, sight: &Sight) -> Duration {
-    let place = record.queue.iter().position(|other| other.entry.id == *waiter).unwrap_or_default();
-    let before = record.queue[..place].last().map(|other| other.alive_until);
-    let ends = record.holders.iter().map(|holder| holder.expires + sight.margin).chain(before);
-    ends.map(|end| end.since(sight.earliest) + Duration::from_millis(1)).min().unwrap_or(Duration::MAX)
-}
-
 fn shown(key: &LockKey, record: &Record, sight: &Sight) -> LockInfo {
     let since = |entry: &Entry| Some(SystemTime::UNIX_EPOCH + Duration::from_micros(entry.since));
     let mut info = LockInfo::free(key.clone());
@@ -321,7 +303,7 @@ impl<S: RecordStore> Lease for RecordLease<S> {
     }
 
     async fn renew(&self, give_up: Moment) -> Result<()> {
-        let plan = Plan { give_up, read_first: false, always_write: false, yields: false };
+        let plan = Plan { give_up, ttl: self.ttl, read_first: false, always_write: false, yields: false };
         let moved = self.engine.transact(&self.key, plan, |record, sight| record.renew(&self.id, sight)).await?;
         let now = self.engine.clock.now();
         let Some(holder) = &moved.answer else {
@@ -339,7 +321,7 @@ impl<S: RecordStore> Lease for RecordLease<S> {
             return Ok(release);
         }
         *locked(&self.state) = State::Releasing;
-        let plan = Plan { give_up, read_first: false, always_write: false, yields: false };
+        let plan = Plan { give_up, ttl: Duration::MAX, read_first: false, always_write: false, yields: false };
         let moved = self.engine.transact(&self.key, plan, |record, sight| record.release(&self.id, sight)).await?;
         let in_time = self.engine.clock.now() < self.deadline.at();
         let release = match (moved.answer, before) {

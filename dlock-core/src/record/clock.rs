@@ -5,14 +5,14 @@ use crate::Moment;
 use std::time::Duration;
 
 /// What the local clock tells of the store's: an interval in which the store's clock lies, from the readings so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StoreClock {
     estimate: Option<Estimate>,
     jumped: Option<Moment>,
 }
 
 /// Bounds of the store's clock minus the local one, in microseconds, at a local moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Estimate {
     low: i128,
     high: i128,

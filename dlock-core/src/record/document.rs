@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The document of one lock, as JSON in the store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
     /// The newest token of the key.
     pub last_token: u64,
@@ -21,7 +21,7 @@ pub struct Record {
 }
 
 /// One acquisition in a record, be it holder or waiter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// The acquisition.
     pub id: HolderId,
@@ -46,7 +46,7 @@ impl Entry {
 }
 
 /// A holder in a record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Holder {
     /// Who.
     #[serde(flatten)]
@@ -60,7 +60,7 @@ pub struct Holder {
 }
 
 /// A waiter in a record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Waiter {
     /// Who.
     #[serde(flatten)]

@@ -1,11 +1,12 @@
 //! [`Engine`]: one transition of a record in its store.
 
+use super::decide::{Step, step};
 use super::machine::Sight;
-use super::{Change, Record, RecordStore, Snapshot, StoreClock, StoreReading, StoreTime, Swap};
+use super::{Change, Holder, Judge, Record, RecordStore, Snapshot, StoreReading, Swap};
 use crate::backoff::backoff;
 use crate::clock::locked;
 use crate::turns::Turns;
-use crate::{Clock, Effect, Error, ErrorKind, HolderId, LockKey, Moment, Result, drift};
+use crate::{Clock, Effect, Error, ErrorKind, HolderId, LockKey, Moment, Result};
 use lru::LruCache;
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
@@ -16,15 +17,13 @@ use std::time::Duration;
 pub(super) struct Engine<S: RecordStore> {
     pub(super) store: S,
     pub(super) clock: Clock,
-    store_clock: Mutex<StoreClock>,
+    judge: Mutex<Judge>,
     known: Mutex<LruCache<LockKey, Known<S::Version>>>,
-    /// Entries whose expiry can't be judged by the store's clock: the expiry as it was first seen, and when.
-    watched: Mutex<LruCache<(LockKey, HolderId), (StoreTime, Moment)>>,
     /// A crowd of one client would else spoil its own swaps: of a hundred that read the same version one can write.
     turns: Turns,
 }
 
-/// How many keys' last versions are remembered, and how many watched entries.
+/// How many keys' last versions are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// The longest pause after a conflict: one swap of each client in a crowd fits in.
@@ -52,6 +51,8 @@ impl<V> Known<V> {
 pub(super) struct Plan {
     /// The call answers by then.
     pub(super) give_up: Moment,
+    /// Of the lease that is written; [`Duration::MAX`] for what writes none.
+    pub(super) ttl: Duration,
     /// Begin with what the store has, not with what is remembered.
     pub(super) read_first: bool,
     /// Write even if nothing changes, so that a swap still under way loses its version (rule R3).
@@ -68,7 +69,7 @@ pub(super) struct Moved<T, V> {
     pub(super) record: Record,
     pub(super) version: Option<V>,
     pub(super) sight: Sight,
-    /// When the request that settled it was sent.
+    /// When it was decided: before the request was sent that settled it, and no later than the lease's end was counted.
     pub(super) sent: Moment,
     /// The store's clock in its reply.
     pub(super) reading: Option<StoreReading>,
@@ -78,10 +79,9 @@ impl<S: RecordStore> Engine<S> {
     pub(super) fn new(store: S) -> Self {
         Self {
             clock: store.clock(),
+            judge: Mutex::new(Judge::new(store.clock_margin())),
             store,
-            store_clock: Mutex::default(),
             known: Mutex::new(LruCache::new(REMEMBERED)),
-            watched: Mutex::new(LruCache::new(REMEMBERED)),
             turns: Turns::default(),
         }
     }
@@ -99,7 +99,7 @@ impl<S: RecordStore> Engine<S> {
             true => Some(self.clock.timeout_at(plan.give_up, self.turns.turn(key)).await.ok_or_else(crowded)?),
             false => None,
         };
-        let mut known = if plan.read_first { None } else { self.remembered(key) };
+        let mut known = if plan.read_first { None } else { self.remembered(key, plan.ttl) };
         let mut pauses = backoff();
         loop {
             let asked = self.clock.now();
@@ -107,31 +107,24 @@ impl<S: RecordStore> Engine<S> {
                 Some(known) => known,
                 None => self.read(key, plan.give_up).await?,
             };
-            // Rule E3: the time is taken after the snapshot.
-            let sight = self.sight(key, now.record.as_ref(), &now.departed, &now.doubted)?;
-            let before = now.record.clone().unwrap_or_default();
-            let mut next = before.clone();
-            let answer = transition(&mut next, &sight);
-            if next == before && !plan.always_write {
-                if !now.fresh {
-                    continue;
-                }
-                let version = now.version;
-                return Ok(Moved { answer, record: next, version, sight, sent: asked, reading: None });
-            }
-            let granted: Vec<_> = before
-                .queue
-                .iter()
-                .map(|waiter| &waiter.entry.id)
-                .filter(|id| next.holders.iter().any(|holder| holder.entry.id == **id))
-                .cloned()
-                .collect();
+            // Rule E3: the time is taken after the snapshot. Before the sight, from which the lease's end is counted: a
+            // process that is stopped between the two must not believe in the lease for longer than it was written for.
             let sent = self.clock.now();
+            let sight = self.sight(key, now.record.as_ref(), &now.departed, &now.doubted)?;
+            let found = now.record.as_ref();
+            let (next, granted, answer) = match step(found, now.fresh, plan.always_write, &sight, &mut transition) {
+                Step::Read => continue,
+                Step::Answered(answer) => {
+                    let (record, version) = (now.record.unwrap_or_default(), now.version);
+                    return Ok(Moved { answer, record, version, sight, sent: asked, reading: None });
+                }
+                Step::Write { next, granted, answer } => (next, granted, answer),
+            };
             let change =
                 Change { expected: now.version.as_ref(), next: &next, granted: &granted, give_up: plan.give_up };
             let refused = match self.store.swap(key, change).await {
                 Ok(Swap::Done { version, reading }) => {
-                    self.observe(reading.as_ref());
+                    locked(&self.judge).wrote(reading.as_ref());
                     let record = Some(next.clone());
                     let (departed, doubted) = (now.departed, now.doubted);
                     let remembered = Known { record, version: version.clone(), departed, doubted, fresh: false };
@@ -160,12 +153,14 @@ impl<S: RecordStore> Engine<S> {
         }
     }
 
-    fn remembered(&self, key: &LockKey) -> Option<Known<S::Version>> {
+    fn remembered(&self, key: &LockKey, ttl: Duration) -> Option<Known<S::Version>> {
         if let Some(reading) = self.store.reading() {
             self.observe(Some(&reading));
         }
         // Without the store's time nothing can be decided: read first.
-        locked(&self.store_clock).now(self.clock.now())?;
+        if !locked(&self.judge).knows_time(ttl, self.clock.now()) {
+            return None;
+        }
         let nothing = Known { record: None, version: None, departed: Vec::new(), doubted: Vec::new(), fresh: false };
         Some(locked(&self.known).get(key).cloned().unwrap_or(nothing))
     }
@@ -187,7 +182,7 @@ impl<S: RecordStore> Engine<S> {
 
     pub(super) fn observe(&self, reading: Option<&StoreReading>) {
         if let Some(reading) = reading {
-            locked(&self.store_clock).observe(reading);
+            locked(&self.judge).observe(reading);
         }
     }
 
@@ -202,56 +197,16 @@ impl<S: RecordStore> Engine<S> {
         if let Some(reading) = self.store.reading() {
             self.observe(Some(&reading));
         }
-        let local = self.clock.now();
-        let store_clock = locked(&self.store_clock).clone();
-        let now = store_clock.now(local).ok_or_else(|| {
+        let now = self.clock.now();
+        locked(&self.judge).sight(key, record, departed, doubted, now).ok_or_else(|| {
             Error::new(ErrorKind::Unexpected, "the store's reply has no time, and none is known")
                 .with_effect(Effect::NotApplied)
-        })?;
-        let mut sight = Sight {
-            earliest: now.earliest,
-            latest: now.latest,
-            floor: now.unix_micros,
-            margin: self.store.clock_margin(),
-            departed: departed.to_vec(),
-            doubted: Vec::new(),
-        };
-        let holders = record.map_or(&[][..], |record| &record.holders);
-        let waiters = record.map_or(&[][..], |record| &record.queue);
-        let entries = holders.iter().map(|holder| (&holder.entry, holder.expires));
-        for (entry, end) in entries.chain(waiters.iter().map(|waiter| (&waiter.entry, waiter.alive_until))) {
-            let uncertainty = now.latest.since(now.earliest) + sight.margin + Duration::from_millis(1);
-            let can_not_be = end > now.latest + entry.ttl() + uncertainty;
-            if can_not_be || doubted.contains(&entry.id) || store_clock.jumped_within(entry.ttl() * 2, local) {
-                if self.watched_out(key, &entry.id, end, entry.ttl(), local) {
-                    sight.departed.push(entry.id.clone());
-                } else {
-                    sight.doubted.push(entry.id.clone());
-                }
-            }
-        }
-        Ok(sight)
+        })
     }
 
-    /// Whether this entry was watched unchanged for its TTL by the local clock (rule C2).
-    fn watched_out(&self, key: &LockKey, id: &HolderId, end: StoreTime, ttl: Duration, now: Moment) -> bool {
-        let mut watched = locked(&self.watched);
-        let name = (key.clone(), id.clone());
-        match watched.get(&name) {
-            Some((seen, since)) if *seen == end => now.since(*since) > ttl + drift(ttl) + self.store.clock_margin(),
-            _ => {
-                watched.put(name, (end, now));
-                false
-            }
-        }
-    }
-
-    /// The local moment at which the store may let a lease of this expiry end (rule C3).
-    pub(super) fn local_end(&self, expires: StoreTime) -> Moment {
+    /// Until when a holder may believe in its lease after a transition.
+    pub(super) fn believed_until<T>(&self, holder: &Holder, moved: &Moved<T, S::Version>) -> Moment {
         let now = self.clock.now();
-        match locked(&self.store_clock).now(now) {
-            Some(store) => now + expires.since(store.latest),
-            None => now,
-        }
+        locked(&self.judge).believed_until(holder, moved.sent, moved.reading.as_ref(), now)
     }
 }

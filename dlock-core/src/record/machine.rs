@@ -13,7 +13,7 @@ pub const MAX_QUEUE: usize = 128;
 pub const MAX_ENTRIES: usize = 512;
 
 /// What a transition knows of the store's time and of the entries' processes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sight {
     /// The store's clock shows at least this.
     pub earliest: StoreTime,
@@ -34,17 +34,10 @@ impl Sight {
     fn is_over(&self, id: &HolderId, end: StoreTime, margin: Duration) -> bool {
         self.departed.contains(id) || (self.earliest > end + margin && !self.doubted.contains(id))
     }
-
-    /// The end of an entry of `id` that lasted until `end` and is extended until `to`. Never earlier than it was, but where
-    /// the store's clock went back (rule C2): the end of before is far ahead then, and one that stayed the same over
-    /// renewals would look like that of a dead holder to those who watch it.
-    fn extended(&self, id: &HolderId, end: StoreTime, to: StoreTime) -> StoreTime {
-        if self.doubted.contains(id) { to } else { end.max(to) }
-    }
 }
 
 /// How an acquisition asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Asks {
     /// Once, not to be queued.
     Once,
@@ -55,7 +48,7 @@ pub enum Asks {
 }
 
 /// What an acquisition got.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// It holds.
     Granted(Holder),
@@ -95,11 +88,13 @@ impl Record {
     pub fn acquire(&mut self, entry: Entry, patience: Duration, asks: Asks, sight: &Sight) -> Answer {
         self.settle(sight);
         if let Some(holder) = self.holder_mut(&entry.id) {
-            holder.expires = sight.extended(&entry.id, holder.expires, sight.latest + entry.ttl());
+            // Not the later of the two: where the store's clock went back, a lease that is in use must be seen to change
+            // by those who watch it (rule C2). What was believed before lies no further ahead than this.
+            holder.expires = sight.latest + entry.ttl();
             return Answer::Granted(holder.clone());
         }
         if let Some(waiter) = self.queue.iter_mut().find(|waiter| waiter.entry.id == entry.id) {
-            waiter.alive_until = sight.extended(&entry.id, waiter.alive_until, sight.latest + patience);
+            waiter.alive_until = sight.latest + patience;
             return Answer::Waiting;
         }
         if asks == Asks::Again {
@@ -129,7 +124,7 @@ impl Record {
     pub fn renew(&mut self, id: &HolderId, sight: &Sight) -> Option<Holder> {
         self.settle(sight);
         let holder = self.holder_mut(id)?;
-        holder.expires = sight.extended(id, holder.expires, sight.latest + holder.entry.ttl());
+        holder.expires = sight.latest + holder.entry.ttl();
         Some(holder.clone())
     }
 
@@ -177,5 +172,36 @@ impl Record {
         let holder = Holder { entry, token, floor, expires };
         self.holders.push(holder.clone());
         holder
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn entry(id: &str) -> Entry {
+        let id = HolderId::from_store(id);
+        Entry { id, mode: Mode::Exclusive, ttl_ms: 10_000, label: String::new(), since: 0, origin: None }
+    }
+
+    fn sight(seconds: u64) -> Sight {
+        let now = StoreTime(seconds * 1_000_000);
+        Sight { earliest: now, latest: now, floor: now.0, ..Sight::default() }
+    }
+
+    #[test]
+    fn what_is_in_use_is_seen_to_change_though_the_clock_went_back() {
+        let mut record = Record::default();
+        record.acquire(entry("a"), TTL, Asks::ToQueue, &sight(1_000));
+        record.acquire(entry("b"), TTL, Asks::ToQueue, &sight(1_000));
+        let doubting = Sight { doubted: vec![entry("a").id, entry("b").id], ..sight(500) };
+        assert_eq!(record.renew(&entry("a").id, &doubting).unwrap().expires, StoreTime(510_000_000));
+        assert_eq!(record.acquire(entry("b"), TTL, Asks::Again, &doubting), Answer::Waiting);
+        assert_eq!(record.queue[0].alive_until, StoreTime(510_000_000));
+        let later = Sight { earliest: StoreTime(503_000_000), latest: StoreTime(503_000_000), ..doubting };
+        let Answer::Granted(holder) = record.acquire(entry("a"), TTL, Asks::Again, &later) else { panic!() };
+        assert_eq!(holder.expires, StoreTime(513_000_000));
     }
 }
