@@ -11,6 +11,12 @@ fn main() {
         ("one machine (SQLite)", "`local:/path/locks.db`", dlocks::local::LocalBackend::CAPABILITIES),
         #[cfg(feature = "redis")]
         ("Redis", "`redis://host:6379`", dlocks::redis::RedisBackend::CAPABILITIES),
+        #[cfg(feature = "etcd")]
+        ("etcd", "`etcd://host:2379`", dlocks::etcd::EtcdBackend::CAPABILITIES),
+        #[cfg(feature = "zk")]
+        ("ZooKeeper", "`zk://host:2181`", dlocks::zk::ZkBackend::CAPABILITIES),
+        #[cfg(feature = "dynamo")]
+        ("DynamoDB", "`dynamodb://table?region=…`", dlocks::dynamo::DYNAMO_CAPABILITIES),
         #[cfg(feature = "sql")]
         ("PostgreSQL", "`postgres://host/database`", dlocks::sql::POSTGRES_CAPABILITIES),
         #[cfg(feature = "sql")]

@@ -23,22 +23,34 @@
 #![cfg_attr(not(feature = "local"), doc = "| `local` | `local:` | one machine: a SQLite file, many processes |")]
 #![cfg_attr(feature = "redis", doc = "| `redis` | `redis://` | [Redis](redis) |")]
 #![cfg_attr(not(feature = "redis"), doc = "| `redis` | `redis://` | Redis |")]
+#![cfg_attr(feature = "etcd", doc = "| `etcd` | `etcd://`, `etcds://` | [etcd](etcd) |")]
+#![cfg_attr(not(feature = "etcd"), doc = "| `etcd` | `etcd://`, `etcds://` | etcd |")]
+#![cfg_attr(feature = "zk", doc = "| `zk` | `zk://` | [ZooKeeper](zk) |")]
+#![cfg_attr(not(feature = "zk"), doc = "| `zk` | `zk://` | ZooKeeper |")]
+#![cfg_attr(feature = "dynamo", doc = "| `dynamo` | `dynamodb://` | [DynamoDB](dynamo) |")]
+#![cfg_attr(not(feature = "dynamo"), doc = "| `dynamo` | `dynamodb://` | DynamoDB |")]
 #![cfg_attr(feature = "sql", doc = "| `sql` | `postgres://`, `mysql://` | [PostgreSQL, MySQL, MariaDB](sql) |")]
 #![cfg_attr(not(feature = "sql"), doc = "| `sql` | `postgres://`, `mysql://` | PostgreSQL, MySQL, MariaDB |")]
 
 #[doc(inline)]
 pub use dlock_core::*;
 
+#[cfg(feature = "dynamo")]
+pub use dlock_dynamo as dynamo;
+#[cfg(feature = "etcd")]
+pub use dlock_etcd as etcd;
 #[cfg(feature = "local")]
 pub use dlock_local as local;
 #[cfg(feature = "redis")]
 pub use dlock_redis as redis;
 #[cfg(feature = "sql")]
 pub use dlock_sql as sql;
+#[cfg(feature = "zk")]
+pub use dlock_zk as zk;
 
 /// A client of the store that a URL names, with all backends whose features are on.
 ///
-/// Every URL may have the parameters `ttl`, `op_timeout`, `outage`, `prefix` and `label`; the page of a backend says
+/// Every URL may have the parameters `ttl`, `op_timeout`, `outage`, `local_queue`, `prefix` and `label`; the page of a backend says
 /// which ones it adds.
 ///
 /// # Cancel safety
@@ -61,6 +73,18 @@ pub fn registry() -> Registry {
     let registry = registry.with(dlock_redis::driver());
     #[cfg(not(feature = "redis"))]
     let registry = registry.with_missing(&["redis"], "redis");
+    #[cfg(feature = "etcd")]
+    let registry = registry.with(dlock_etcd::driver());
+    #[cfg(not(feature = "etcd"))]
+    let registry = registry.with_missing(&["etcd", "etcds"], "etcd");
+    #[cfg(feature = "zk")]
+    let registry = registry.with(dlock_zk::driver());
+    #[cfg(not(feature = "zk"))]
+    let registry = registry.with_missing(&["zk"], "zk");
+    #[cfg(feature = "dynamo")]
+    let registry = registry.with(dlock_dynamo::driver());
+    #[cfg(not(feature = "dynamo"))]
+    let registry = registry.with_missing(&["dynamodb"], "dynamo");
     #[cfg(feature = "sql")]
     let registry = registry.with(dlock_sql::driver());
     #[cfg(not(feature = "sql"))]

@@ -11,6 +11,15 @@ const PROGRAMS: &[(&str, &[&str], &str)] = &[
     // Debian keeps PostgreSQL's programs out of the path.
     ("sh", &["-c", "ls /usr/lib/postgresql/*/bin/initdb"], "postgresql"),
     ("mariadbd", &["--version"], "mariadb-server"),
+    ("etcd", &["--version"], "etcd-server"),
+    ("etcdctl", &["version"], "etcd-client"),
+    ("protoc", &["--version"], "protobuf-compiler"),
+    ("sh", &["-c", "test -e /usr/include/google/protobuf/descriptor.proto"], "libprotobuf-dev"),
+    ("sh", &["-c", "test -e /usr/share/java/zookeeper.jar"], "zookeeper"),
+    ("java", &["-version"], "default-jre-headless"),
+    ("pgbouncer", &["--version"], "pgbouncer"),
+    ("faketime", &["--version"], "faketime"),
+    ("openssl", &["version"], "openssl"),
     ("python3", &["-c", "import venv, ensurepip"], "python3-venv"),
     ("setsid", &["--version"], "util-linux"),
 ];

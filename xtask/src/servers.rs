@@ -1,13 +1,16 @@
 //! The servers that tests and examples share.
 
 use crate::install::{install, python};
-use crate::shell::{Done, interrupted};
-use dlock_fixtures::{MariaDbServer, PostgresServer, RedisServer};
+use crate::shell::{Done, cargo, interrupted, run};
+use dlock_fixtures::{DynamoServer, EtcdServer, MariaDbServer, PostgresServer, RedisServer, ZooKeeperServer};
 use std::time::Duration;
 
 /// The servers, stopped when this is dropped.
 pub(crate) struct Servers {
     redis: RedisServer,
+    etcd: EtcdServer,
+    zookeeper: ZooKeeperServer,
+    dynamo: DynamoServer,
     postgres: PostgresServer,
     mariadb: MariaDbServer,
     python: String,
@@ -17,15 +20,28 @@ impl Servers {
     /// Installs what is missing and starts them.
     pub(crate) fn start() -> Done<Self> {
         install()?;
-        let (postgres, mariadb) = (PostgresServer::start(), MariaDbServer::start());
-        Ok(Self { python: python()?, redis: RedisServer::start(), postgres, mariadb })
+        // A program of its own: its SQLite and ours can't be linked together.
+        let (manifest, target) = ("fixtures/dynamo-server/Cargo.toml", "target/dynamo-server");
+        run(&mut cargo(&["build", "--quiet", "--manifest-path", manifest, "--target-dir", target]))?;
+        Ok(Self {
+            python: python()?,
+            redis: RedisServer::start(),
+            etcd: EtcdServer::start(),
+            zookeeper: ZooKeeperServer::start(),
+            dynamo: DynamoServer::start(),
+            postgres: PostgresServer::start(),
+            mariadb: MariaDbServer::start(),
+        })
     }
 
     /// The URL of each store that has a server.
     pub(crate) fn urls(&self) -> Vec<(&'static str, String)> {
-        let create = |url: String| format!("{url}?create=true");
+        let create = |url: String| format!("{url}{}create=true", if url.contains('?') { '&' } else { '?' });
         vec![
             ("REDIS", self.redis.url()),
+            ("ETCD", self.etcd.url()),
+            ("ZK", self.zookeeper.url()),
+            ("DYNAMO", create(self.dynamo.url())),
             ("POSTGRES", create(self.postgres.url())),
             ("MYSQL", create(self.mariadb.url())),
         ]
