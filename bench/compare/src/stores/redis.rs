@@ -40,7 +40,7 @@ fn pairs(setup: &mut Setup, client: Client) {
     let raw = contender(move || {
         let client = client.clone();
         async move {
-            let connection = client.get_multiplexed_async_connection().await?;
+            let connection = connect(&client).await?;
             let delete = Arc::new(Script::new(DELETE));
             Ok(move |key: String| {
                 let (mut connection, delete) = (connection.clone(), delete.clone());
@@ -91,9 +91,14 @@ fn baton(setup: &mut Setup, client: Client) {
     setup.add("raw BLPOP baton", Role::HandOvers, note, raw);
 }
 
-async fn connect_and_lay(client: &Client, key: &str) -> Result<MultiplexedConnection> {
+/// A connection that waits for its replies: by default it gives up after 500 ms.
+async fn connect(client: &Client) -> Result<MultiplexedConnection> {
     let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
-    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
+}
+
+async fn connect_and_lay(client: &Client, key: &str) -> Result<MultiplexedConnection> {
+    let mut connection = connect(client).await?;
     // The one that makes the mark makes the baton.
     let made: bool = connection.set_nx(format!("{key}:made"), 1).await?;
     if made {
