@@ -81,7 +81,10 @@ async fn a_thousand_cancelled_acquires_leave_the_key_free_and_no_nodes() {
         drop(acquired);
         drop(holder);
         let begun = clock.now();
-        let guard = two.lock("k").wait_at_most(Duration::from_secs(5)).acquire().await.expect("the key is free");
+        let guard = match two.lock("k").wait_at_most(Duration::from_secs(5)).acquire().await {
+            Ok(guard) => guard,
+            Err(error) => panic!("round {round}: {error}; there is {:?}", nodes(&raw).await),
+        };
         longest = longest.max(clock.now().since(begun));
         guard.release().await.unwrap();
     }
@@ -362,7 +365,8 @@ async fn no_place_stays_empty_while_waiters_for_permits_come_go_and_give_up() {
                         guard.release().await.unwrap();
                         served += 1;
                     }
-                    Err(error) => assert!(turn % 3 == 0 && error.kind() == ErrorKind::TimedOut, "{error}"),
+                    // A wait so short may also be over before the server has answered anything.
+                    Err(error) => assert!(turn % 3 == 0 && error.kind() != ErrorKind::Unexpected, "{error}"),
                 }
             }
             served
@@ -391,4 +395,29 @@ async fn an_attempt_never_finds_a_free_lock_held_by_another_attempt() {
             guard.release().await.unwrap();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_beside_releases_leave_nothing() {
+    let server = ZooKeeperServer::start();
+    let raw = raw(&server).await;
+    let mut crowd = JoinSet::new();
+    for turn in 0..4 {
+        // With sessions so long that no heart takes away in time what an attempt left behind.
+        let lock = client(&server).await.lock("k").ttl(Duration::from_secs(60));
+        crowd.spawn(async move {
+            for _ in 0..60 {
+                let lock = if turn % 2 == 0 { lock.clone() } else { lock.clone().shared() };
+                if let Some(guard) = lock.try_acquire().await.unwrap() {
+                    guard.release().await.unwrap();
+                }
+            }
+        });
+    }
+    let lock = client(&server).await.lock("k").ttl(Duration::from_secs(60));
+    for _ in 0..60 {
+        lock.acquire().await.unwrap().release().await.unwrap();
+    }
+    tokio::time::timeout(LIMIT / 2, crowd.join_all()).await.expect("nobody waits for what was left behind");
+    assert_eq!(nodes(&raw).await, [""; 0]);
 }
