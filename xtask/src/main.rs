@@ -1,5 +1,6 @@
-//! The project's own tasks: `cargo xtask test | servers | verify | readme`.
+//! The project's own tasks: `cargo xtask test | servers | faults | verify | readme`.
 
+mod faults;
 mod install;
 mod readme;
 mod servers;
@@ -28,6 +29,8 @@ enum Tasks {
     },
     /// Start the servers and keep them running
     Servers,
+    /// Break servers, processes and connections under the locks, and judge what their holders saw
+    Faults(faults::Faults),
     /// Format, lints, docs, licences, features and the README's table
     Verify,
     /// Write the table of stores into the README
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let done = match Task::parse().task {
         Tasks::Test { package } => test::test(&package),
         Tasks::Servers => servers::servers(),
+        Tasks::Faults(orders) => faults::faults(&orders),
         Tasks::Verify => verify::verify(),
         Tasks::Readme { check } => readme::readme(check),
     };
