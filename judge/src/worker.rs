@@ -82,6 +82,8 @@ struct Wish {
     wait: Wait,
     writes: u32,
     think: Duration,
+    /// How long it takes from a look at the validity to the request that follows: where a stop makes it too late.
+    dawdle: Duration,
     releases: bool,
 }
 
@@ -113,7 +115,9 @@ impl Wish {
         // Most are short; some outlast their TTL, and must be renewed.
         let (writes, think) = if dice.random_bool(0.12) { (6, ttl / 3) } else { (dice.random_range(1..4), 20) };
         let think = Duration::from_millis(dice.random_range(0..think.max(2)));
-        Self { key, mode, ttl: Duration::from_millis(ttl), wait, writes, think, releases: dice.random_bool(0.85) }
+        let dawdle = Duration::from_millis(if dice.random_bool(0.2) { dice.random_range(0..200) } else { 0 });
+        let releases = dice.random_bool(0.85);
+        Self { key, mode, ttl: Duration::from_millis(ttl), wait, writes, think, dawdle, releases }
     }
 
     fn lock(&self, locks: &Locks) -> Lock {
@@ -231,7 +235,7 @@ fn watch_sleep(job: Job, recorder: Arc<Recorder>, beat: Arc<AtomicU64>) {
             }
             from = woke;
             let last = beat.load(Ordering::Relaxed);
-            if last > told && woke - last > BLOCKED {
+            if last > told && woke.saturating_sub(last) > BLOCKED {
                 told = last;
                 recorder.record(&Line {
                     at: woke,
@@ -362,12 +366,12 @@ impl Worker {
                 () = self.stops() => break,
             }
             ask.base = None;
-            let Some(read) = self.request(&guard, &ask, resource).await else { break };
+            let Some(read) = self.request(&guard, wish, &ask, resource).await else { break };
             if wish.mode == Mode::Exclusive {
                 // What it does on the ground of what it has read takes a while.
                 sleep(wish.think / 2).await;
                 ask.base = Some(read.value);
-                if self.request(&guard, &ask, resource).await.is_none() {
+                if self.request(&guard, wish, &ask, resource).await.is_none() {
                     break;
                 }
             }
@@ -384,7 +388,13 @@ impl Worker {
     }
 
     /// Asks the resource while the lock is held; `None` when it is no longer, or the resource refused.
-    async fn request(&self, guard: &LockGuard, ask: &Ask, resource: &mut BufReader<TcpStream>) -> Option<Answer> {
+    async fn request(
+        &self,
+        guard: &LockGuard,
+        wish: &Wish,
+        ask: &Ask,
+        resource: &mut BufReader<TcpStream>,
+    ) -> Option<Answer> {
         let at = now();
         // Without checks it acts as if its lease never ended, and says so.
         let valid = !self.job.checks || guard.is_valid();
@@ -392,6 +402,9 @@ impl Worker {
         self.tell(ask.id, at, Event::Looked { valid, until });
         if !valid {
             return None;
+        }
+        if !wish.dawdle.is_zero() {
+            sleep(wish.dawdle).await;
         }
         let mut line = serde_json::to_vec(ask).expect("a request is JSON");
         line.push(b'\n');
