@@ -191,11 +191,18 @@ impl Client {
 
     /// Takes back an acquisition that nobody wants any more, until its TTL has done so.
     pub(crate) fn withdraw(self: &Arc<Self>, request: &Request) {
-        let (client, request) = (self.clone(), request.clone());
+        // The id of now: the request may begin anew before the store is asked.
+        let (client, request) = (self.clone(), request.as_it_is());
         self.in_background(async move {
             let last = client.clock.now() + request.ttl().get() + request.op_timeout();
             client.persist(last, || client.backend.withdraw(&request)).await
         });
+    }
+
+    fn withdraw_abandoned(self: &Arc<Self>, request: &Request) {
+        for old in request.take_abandoned() {
+            self.withdraw(&old);
+        }
     }
 
     /// One attempt to acquire, repeated under the same id until it is answered.
@@ -207,6 +214,7 @@ impl Client {
                 answer.inspect_err(|error| request.doubt(error))
             })
             .await;
+        self.withdraw_abandoned(request);
         if request.is_in_doubt() && !matches!(answer, Ok(Attempt::Acquired(_))) {
             self.withdraw(request);
         }
@@ -220,7 +228,9 @@ impl Client {
         let start = self.clock.now();
         loop {
             let answers = request.answers();
-            let error = match self.backend.acquire(request).await {
+            let answer = self.backend.acquire(request).await;
+            self.withdraw_abandoned(request);
+            let error = match answer {
                 Ok(Attempt::Held(_)) if !request.cancel().is_fired() => {
                     return Err(Error::new(ErrorKind::Unexpected, "the backend stopped waiting without being told to"));
                 }
@@ -269,7 +279,7 @@ impl Client {
     /// Makes a guard of a lease. `None`, and the lease is released, if it had run out before its grant was seen.
     pub(crate) fn hold(self: &Arc<Self>, lease: Arc<dyn Lease>, request: &Request, terms: &Terms) -> Option<LockGuard> {
         let now = self.clock.now();
-        let held = Held::new(self.clone(), lease, self.keeper.next_id(), request.clone(), terms);
+        let held = Held::new(self.clone(), lease, self.keeper.next_id(), request, terms);
         self.observer.acquired(now.since(terms.asked));
         self.keeper.keep(held.clone(), now);
         let guard = LockGuard::new(held);

@@ -101,10 +101,12 @@ pub(crate) struct Inner {
 }
 
 impl Held {
-    pub(crate) fn new(client: Arc<Client>, lease: Arc<dyn Lease>, id: u64, request: Request, terms: &Terms) -> Self {
+    pub(crate) fn new(client: Arc<Client>, lease: Arc<dyn Lease>, id: u64, request: &Request, terms: &Terms) -> Self {
         let since = client.clock().now();
         let hold_until = terms.max_hold.map_or(Moment::MAX, |most| since + most);
         let (margin, lost) = (terms.margin, watch::Sender::new(None));
+        // Who asked may have to begin anew, if this lease has run out already.
+        let request = request.as_it_is();
         Self(Arc::new(Inner { client, lease, id, request, margin, since, hold_until, lost }))
     }
 

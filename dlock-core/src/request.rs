@@ -20,12 +20,14 @@ pub struct Request {
     progress: Arc<Mutex<Progress>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Progress {
     holder: HolderId,
     seen: Option<LockInfo>,
     answers: u64,
     in_doubt: bool,
+    /// Ids of before, of which a request may still be under way.
+    abandoned: Vec<HolderId>,
 }
 
 impl Request {
@@ -46,6 +48,7 @@ impl Request {
                 seen: None,
                 answers: 0,
                 in_doubt: false,
+                abandoned: Vec::new(),
             })),
         }
     }
@@ -114,11 +117,32 @@ impl Request {
     }
 
     /// Begins anew under a new id, because the store no longer knows the old one: its place in the queue is gone
-    /// (rules R2 and R6). The old id must have nothing left in the store and no request in flight.
+    /// (rules R2 and R6). The old id must have nothing left in the store; of a request of it that may still be under way core
+    /// takes care.
     pub fn start_anew(&self) -> HolderId {
         let mut progress = locked(&self.progress);
-        progress.holder = HolderId::random();
+        let old = std::mem::replace(&mut progress.holder, HolderId::random());
+        if std::mem::take(&mut progress.in_doubt) {
+            progress.abandoned.push(old);
+        }
         progress.holder.clone()
+    }
+
+    /// The acquisition with the id that it has now. If this request begins anew, that one does not.
+    pub(crate) fn as_it_is(&self) -> Self {
+        let progress = Progress { abandoned: Vec::new(), ..locked(&self.progress).clone() };
+        Self { progress: Arc::new(Mutex::new(progress)), ..self.clone() }
+    }
+
+    /// The acquisitions of before that are to be withdrawn (rule R3). Each is answered once.
+    pub(crate) fn take_abandoned(&self) -> Vec<Self> {
+        let abandoned = std::mem::take(&mut locked(&self.progress).abandoned);
+        let under = |id| {
+            let request = self.as_it_is();
+            locked(&request.progress).holder = id;
+            request
+        };
+        abandoned.into_iter().map(under).collect()
     }
 
     /// Who asks, for people; at most [`Request::MAX_LABEL_BYTES`] bytes.

@@ -153,9 +153,12 @@ impl World {
         if expected != self.version || is_stale {
             return;
         }
-        self.look_for_new_tokens(&next);
-        self.last_version += 1;
-        (self.version, self.record) = (Some(self.last_version), next);
+        // Such a store makes no idle record: there is nothing to keep but the mark.
+        if self.version.is_some() || !next.is_idle() {
+            self.look_for_new_tokens(&next);
+            self.last_version += 1;
+            (self.version, self.record) = (Some(self.last_version), next);
+        }
         if !heard {
             return;
         }

@@ -1,6 +1,7 @@
-//! The project's own tasks: `cargo xtask test | servers | bench | verify | readme`.
+//! The project's own tasks: `cargo xtask test | servers | faults | bench | verify | readme`.
 
 mod bench;
+mod faults;
 mod install;
 mod readme;
 mod servers;
@@ -31,6 +32,8 @@ enum Tasks {
     Servers,
     /// Measure dlock beside the raw clients and other projects' locks
     Bench(bench::Bench),
+    /// Break servers, processes and connections under the locks, and judge what their holders saw
+    Faults(faults::Faults),
     /// Format, lints, docs, licences, features and the README's table
     Verify,
     /// Write the table of stores into the README
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Tasks::Test { package } => test::test(&package),
         Tasks::Servers => servers::servers(),
         Tasks::Bench(wanted) => bench::bench(&wanted),
+        Tasks::Faults(orders) => faults::faults(&orders),
         Tasks::Verify => verify::verify(),
         Tasks::Readme { check } => readme::readme(check),
     };

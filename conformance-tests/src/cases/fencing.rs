@@ -158,8 +158,13 @@ async fn f10_the_floor_of_a_shared_lease_is_the_last_exclusive_token(env: Env) {
         gate.admit_shared(floor).expect("no exclusive holder came after");
         release(&client, lease).await;
     }
-    let newer = grab(&client, &env.long("a")).await;
+    let other = env.client().await;
+    let newer = grab(&other, &env.long("a")).await;
     gate.admit(newer.token()).expect("the newest");
     assert!(gate.admit_shared(two.fence_floor().expect("a floor")).is_err(), "an exclusive holder came after");
-    release(&client, &newer).await;
+    release(&other, &newer).await;
+    // The first client was not told of that one.
+    let three = grab(&client, &env.long("a").with_mode(Mode::Shared)).await;
+    gate.admit_shared(three.fence_floor().expect("a floor")).expect("no exclusive holder came after");
+    release(&client, &three).await;
 }

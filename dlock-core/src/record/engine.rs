@@ -125,10 +125,16 @@ impl<S: RecordStore> Engine<S> {
             let refused = match self.store.swap(key, change).await {
                 Ok(Swap::Done { version, reading }) => {
                     locked(&self.judge).wrote(reading.as_ref());
-                    let record = Some(next.clone());
-                    let (departed, doubted) = (now.departed, now.doubted);
-                    let remembered = Known { record, version: version.clone(), departed, doubted, fresh: false };
-                    locked(&self.known).put(key.clone(), remembered);
+                    if version.is_some() {
+                        let record = Some(next.clone());
+                        let (departed, doubted) = (now.departed, now.doubted);
+                        let remembered = Known { record, version: version.clone(), departed, doubted, fresh: false };
+                        locked(&self.known).put(key.clone(), remembered);
+                    } else {
+                        // "No record" is no version: others may have come and gone before the next swap on it, and then
+                        // the last exclusive token is another than this one.
+                        locked(&self.known).pop(key);
+                    }
                     return Ok(Moved { answer, record: next, version, sight, sent, reading });
                 }
                 Ok(Swap::Conflict(present)) => present,

@@ -1,0 +1,52 @@
+//! `cargo xtask faults`: the judge, on each store and with its control.
+
+use crate::install::install;
+use crate::shell::{Done, cargo, root, run};
+use clap::Args;
+use std::process::Command;
+
+/// What the judge is to do.
+#[derive(Debug, Args)]
+pub(crate) struct Faults {
+    /// Which stores; all that it knows if none is named
+    stores: Vec<String>,
+    /// For how many minutes faults are made on each store
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// Names the plan of faults; a random one unless given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only the control: look at no validity and no fence, and find violations
+    #[arg(long)]
+    no_checks: bool,
+    /// All stores at once instead of one after the other: quicker, and rougher
+    #[arg(long)]
+    at_once: bool,
+}
+
+/// How long a control takes: violations show in seconds.
+const CONTROL: f64 = 0.5;
+
+/// Runs each store, and its control: a judge that finds nothing there is blind, and its verdict worth nothing.
+pub(crate) fn faults(orders: &Faults) -> Done {
+    install()?;
+    run(&mut cargo(&["build", "--quiet", "-p", "dlock-judge"]))?;
+    let minutes = orders.minutes.to_string();
+    if !orders.no_checks {
+        run(judge(orders).args(["--minutes", &minutes]))?;
+    }
+    let minutes = if orders.no_checks { minutes } else { orders.minutes.min(CONTROL).to_string() };
+    run(judge(orders).args(["--minutes", &minutes, "--no-checks"]))
+}
+
+fn judge(orders: &Faults) -> Command {
+    let mut judge = Command::new(root().join("target/debug/dlock-judge"));
+    judge.current_dir(root()).arg("run").args(&orders.stores);
+    if let Some(seed) = orders.seed {
+        judge.args(["--seed", &seed.to_string()]);
+    }
+    if orders.at_once {
+        judge.arg("--at-once");
+    }
+    judge
+}
