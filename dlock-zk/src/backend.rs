@@ -1,20 +1,16 @@
 //! [`ZkBackend`].
 
-use crate::attempt::InQueue;
 use crate::config::Settings;
+use crate::contend::{Waited, disagrees, session_lost};
 use crate::error::from_zk;
-use crate::lease::{Releasing, ZkLease};
 use crate::node::folder;
 use crate::place::locked;
-use crate::queue::{Content, Queue};
-use crate::session::Session;
+use crate::queue::Queue;
 use crate::sessions::Sessions;
-use crate::vigil::{Vigil, event};
-use crate::wait::Seen;
 use async_trait::async_trait;
 use dlock_core::{
-    Attempt, Capabilities, Clock, Deadline, Driver, Effect, Error, ErrorKind, HolderId, Lifetime, LockBackend,
-    LockInfo, LockKey, Mode, Moment, Request, Result, Shows, Standing, StoreUrl, TokenSurvives, Ttl, TtlRange, Wake,
+    Attempt, Capabilities, Clock, Driver, Error, HolderId, Lifetime, LockBackend, LockInfo, LockKey, Moment, Request,
+    Result, Shows, Standing, StoreUrl, TokenSurvives, Ttl, TtlRange, Wake,
 };
 use futures_core::stream::BoxStream;
 use futures_util::future::join;
@@ -22,15 +18,14 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use zookeeper_client::Error as Zk;
 
 /// Locks in ZooKeeper. Clones share its sessions.
 #[derive(Clone, Debug)]
-pub struct ZkBackend(Arc<Shared>);
+pub struct ZkBackend(pub(crate) Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
-    sessions: Sessions,
+pub(crate) struct Shared {
+    pub(crate) sessions: Sessions,
     capabilities: Capabilities,
     /// Keys that were held by others when they were last tried.
     contended: Mutex<HashSet<LockKey>>,
@@ -38,8 +33,6 @@ struct Shared {
 
 /// How many contended keys are remembered.
 const REMEMBERED: usize = 1_024;
-/// How many holders are looked at for those who wait.
-const SHOWN: usize = 32;
 /// How often an attempt looks again because a holder went while it left.
 const LOOKS: usize = 8;
 /// How many locks of a list are looked at together.
@@ -70,9 +63,9 @@ impl ZkBackend {
     /// Cancel-safe.
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) when no server gives a session within the URL's `op_timeout`,
-    /// [`Unsupported`](ErrorKind::Unsupported) when it is older than 3.6,
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) when the URL is wrong.
+    /// [`Unavailable`](dlock_core::ErrorKind::Unavailable) when no server gives a session within the URL's `op_timeout`,
+    /// [`Unsupported`](dlock_core::ErrorKind::Unsupported) when it is older than 3.6,
+    /// [`InvalidConfig`](dlock_core::ErrorKind::InvalidConfig) when the URL is wrong.
     pub async fn connect(url: &StoreUrl) -> Result<Self> {
         let sessions = Sessions::connect(Settings::new(url)?, Clock::system()).await?;
         let mut capabilities = Self::CAPABILITIES;
@@ -85,11 +78,11 @@ impl ZkBackend {
         self.0.sessions.all().iter().map(|session| session.id).collect()
     }
 
-    fn folder(&self, key: &LockKey) -> String {
+    pub(crate) fn folder(&self, key: &LockKey) -> String {
         folder(&self.0.sessions.settings().root, key)
     }
 
-    fn give_up(&self, after: Duration) -> Moment {
+    pub(crate) fn give_up(&self, after: Duration) -> Moment {
         self.0.sessions.clock().now() + after
     }
 
@@ -107,147 +100,6 @@ impl ZkBackend {
             known.clear();
         }
     }
-
-    /// A lease of a node that holds; `None` if its session has ended, or is about to.
-    async fn grant(&self, session: &Arc<Session>, at: &InQueue, request: &Request) -> Option<Attempt> {
-        if !session.has_time(self.give_up(request.op_timeout())).await {
-            return None;
-        }
-        let deadline = Deadline::in_session(&session.deadline);
-        let is_last = at.queue.nodes().last().is_none_or(|last| last.name == at.name);
-        let vigil = Vigil {
-            session: Arc::downgrade(session),
-            place: Arc::downgrade(&at.place),
-            path: at.path(),
-            deadline: deadline.clone(),
-            // Who waits for a permit watches the one before it, which goes on holding: it must be told.
-            touch: (matches!(request.mode(), Mode::Permit { .. }) && !is_last)
-                .then(|| Content::write(request.label(), request.mode())),
-        };
-        self.0.sessions.runtime().spawn(vigil.keep(self.clock()));
-        Some(Attempt::Acquired(Arc::new(ZkLease {
-            session: session.clone(),
-            place: at.place.clone(),
-            path: at.path(),
-            token: at.token,
-            deadline,
-            state: Mutex::new(Releasing::Held),
-        })))
-    }
-
-    /// The lock as a queue shows it, without the node of who asks.
-    async fn held(
-        &self,
-        session: &Session,
-        key: &LockKey,
-        queue: &Queue,
-        own: Option<&str>,
-        give_up: Moment,
-    ) -> Result<LockInfo, Zk> {
-        let holders = queue.holders().filter(|node| Some(node.name.as_str()) != own).take(SHOWN);
-        let contents = session.contents(&self.folder(key), holders, give_up).await?;
-        Ok(queue.info(key, &contents, own))
-    }
-
-    /// The lock with all that is known of it; `None` if nobody holds it or waits.
-    async fn look(&self, session: &Session, key: &LockKey, give_up: Moment) -> Result<Option<LockInfo>> {
-        let folder = self.folder(key);
-        let queue = session.list_anew(&folder, give_up).await?.filter(|queue| !queue.is_empty());
-        let Some(queue) = queue else { return Ok(None) };
-        let contents = session.contents(&folder, queue.nodes().iter(), give_up).await.map_err(from_zk)?;
-        Ok(Some(queue.info(key, &contents, None)))
-    }
-
-    /// Waits in the queue, by one session.
-    async fn wait_in(&self, session: &Arc<Session>, request: &Request, info: &mut Option<LockInfo>) -> Result<Waited> {
-        let soon = || self.give_up(request.op_timeout());
-        let mut at = match session.join_queue(request, soon()).await {
-            Err(_) if !session.is_alive() => return Ok(Waited::LostItsPlace),
-            joined => joined?,
-        };
-        let mut seen = Seen::None;
-        loop {
-            let Some(index) = at.queue.position(&at.name) else { return Ok(Waited::LostItsPlace) };
-            match at.queue.standing(index) {
-                Standing::Holds => {
-                    return match self.grant(session, &at, request).await {
-                        Some(attempt) => Ok(Waited::Granted(attempt)),
-                        None if !session.is_alive() => Ok(Waited::LostItsPlace),
-                        None => Err(session.not_done(&at.place, session_lost())),
-                    };
-                }
-                Standing::Disagrees(other) => {
-                    session.discard(&at.place, soon()).await?;
-                    return Err(disagrees(request.mode(), other));
-                }
-                Standing::Waits { behind } => {
-                    let waited = self.wait_once(session, &mut at, behind, &mut seen, request, info).await;
-                    match waited {
-                        Err(_) if !session.is_alive() => return Ok(Waited::LostItsPlace),
-                        Err(error) => return Err(session.not_done(&at.place, error)),
-                        Ok(()) => {}
-                    }
-                }
-            }
-            if request.cancel().is_fired() {
-                session.discard(&at.place, soon()).await?;
-                return Ok(Waited::Cancelled);
-            }
-            if !session.is_alive() {
-                return Ok(Waited::LostItsPlace);
-            }
-            match session.list(&at.place.folder, soon()).await {
-                Err(_) if !session.is_alive() => return Ok(Waited::LostItsPlace),
-                Err(error) => return Err(session.not_done(&at.place, error)),
-                Ok(queue) => at.queue = queue.unwrap_or_else(|| Queue::new(&[])),
-            }
-        }
-    }
-
-    /// Waits until the queue is to be looked at again.
-    async fn wait_once(
-        &self,
-        session: &Arc<Session>,
-        at: &mut InQueue,
-        behind: usize,
-        seen: &mut Seen,
-        request: &Request,
-        info: &mut Option<LockInfo>,
-    ) -> Result<()> {
-        let give_up = self.give_up(request.op_timeout());
-        let Some(watch) = session.watch_queue(at, behind, seen, give_up).await? else { return Ok(()) };
-        let held = self.held(session, request.key(), &at.queue, Some(&at.name), give_up).await;
-        *info = Some(held.map_err(from_zk)?);
-        request.is_waiting(info.clone());
-        tokio::select! {
-            biased;
-            () = request.cancel().fired() => {}
-            () = session.ended() => {}
-            _ = event(watch) => {}
-        }
-        Ok(())
-    }
-}
-
-/// How waiting in a session's queue ended.
-enum Waited {
-    Granted(Attempt),
-    Cancelled,
-    /// The session has ended, or somebody removed the node: it queues again, at the end.
-    LostItsPlace,
-}
-
-fn session_lost() -> Error {
-    Error::new(ErrorKind::Unavailable, "the session could not be kept alive for long enough")
-        .with_effect(Effect::Unknown)
-}
-
-/// The permit's limit or the kind of lock is another than the one in use.
-fn disagrees(asked: Mode, other: Mode) -> Error {
-    Error::new(
-        ErrorKind::InvalidConfig,
-        format!("this lock is in use as {other}, and it was asked for as {asked}; all callers of a key must agree"),
-    )
 }
 
 #[async_trait]
@@ -282,43 +134,44 @@ impl LockBackend for ZkBackend {
                 }
             }
         }
+        let mut at = session.join_queue(request, give_up).await?;
         for look in 0.. {
-            let at = session.join_queue(request, give_up).await?;
             let Some(index) = at.queue.position(&at.name) else {
                 // Somebody removed it.
                 session.places.forget(&at.place.id);
                 request.start_anew();
+                at = session.join_queue(request, give_up).await?;
                 continue;
             };
             match at.queue.standing(index) {
                 Standing::Holds => {
                     self.remember(key, false);
-                    return match self.grant(&session, &at, request).await {
-                        Some(attempt) => Ok(attempt),
-                        None => Err(session.not_done(&at.place, session_lost())),
-                    };
+                    let granted = self.grant(&session, &at, request).await;
+                    return granted.ok_or_else(|| session.not_done(&at.place, session_lost()));
                 }
                 Standing::Disagrees(other) => {
                     session.discard(&at.place, give_up).await?;
                     return Err(disagrees(request.mode(), other));
                 }
-                Standing::Waits { .. } => {
-                    self.remember(key, true);
-                    let (info, left) = join(self.held(&session, key, &at.queue, Some(&at.name), give_up), async {
-                        if look < LOOKS {
-                            session.leave_if_held(&at, give_up).await
-                        } else {
-                            session.discard(&at.place, give_up).await.map(|()| true)
-                        }
-                    })
-                    .await;
-                    if left.map_err(|error| session.not_done(&at.place, error))? {
-                        at.place.leave();
-                        session.places.forget(&at.place.id);
-                        return info.map(Attempt::Held).map_err(from_zk);
-                    }
-                }
+                Standing::Waits { .. } => self.remember(key, true),
             }
+            let (info, left) = join(self.held(&session, key, &at.queue, Some(&at.name), give_up), async {
+                if look < LOOKS {
+                    session.leave_if_held(&at, give_up).await
+                } else {
+                    session.discard(&at.place, give_up).await.map(|()| true)
+                }
+            })
+            .await;
+            if left.map_err(|error| session.not_done(&at.place, error))? {
+                at.place.leave();
+                session.places.forget(&at.place.id);
+                return info.map(Attempt::Held).map_err(from_zk);
+            }
+            // A holder went while it was about to leave.
+            let listed = session.list(&at.place.folder, give_up).await;
+            let listed = listed.map_err(|error| session.not_done(&at.place, error))?;
+            at.queue = listed.unwrap_or_else(|| Queue::new(&[]));
         }
         unreachable!("it looks until it has an answer")
     }

@@ -44,6 +44,7 @@
 mod attempt;
 mod backend;
 mod config;
+mod contend;
 mod error;
 mod heart;
 mod lease;

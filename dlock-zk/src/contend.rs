@@ -1,0 +1,167 @@
+//! From a place in a queue to a lease.
+
+use crate::attempt::InQueue;
+use crate::backend::ZkBackend;
+use crate::error::from_zk;
+use crate::lease::{Releasing, ZkLease};
+use crate::queue::{Content, Queue};
+use crate::session::Session;
+use crate::vigil::{Vigil, event};
+use crate::wait::Seen;
+use dlock_core::{
+    Attempt, Deadline, Effect, Error, ErrorKind, LockBackend, LockInfo, LockKey, Mode, Moment, Request, Result,
+    Standing,
+};
+use std::sync::{Arc, Mutex};
+use zookeeper_client::Error as Zk;
+
+/// How many holders are looked at for those who wait.
+const SHOWN: usize = 32;
+
+impl ZkBackend {
+    /// A lease of a node that holds; `None` if its session has ended, or is about to.
+    pub(crate) async fn grant(&self, session: &Arc<Session>, at: &InQueue, request: &Request) -> Option<Attempt> {
+        if !session.has_time(self.give_up(request.op_timeout())).await {
+            return None;
+        }
+        let deadline = Deadline::in_session(&session.deadline);
+        let is_last = at.queue.nodes().last().is_none_or(|last| last.name == at.name);
+        let vigil = Vigil {
+            session: Arc::downgrade(session),
+            place: Arc::downgrade(&at.place),
+            path: at.path(),
+            deadline: deadline.clone(),
+            // Who waits for a permit watches the one before it, which goes on holding: it must be told.
+            touch: (matches!(request.mode(), Mode::Permit { .. }) && !is_last)
+                .then(|| Content::write(request.label(), request.mode())),
+        };
+        self.0.sessions.runtime().spawn(vigil.keep(self.clock()));
+        Some(Attempt::Acquired(Arc::new(ZkLease {
+            session: session.clone(),
+            place: at.place.clone(),
+            path: at.path(),
+            token: at.token,
+            deadline,
+            state: Mutex::new(Releasing::Held),
+        })))
+    }
+
+    /// The lock as a queue shows it, without the node of who asks.
+    pub(crate) async fn held(
+        &self,
+        session: &Session,
+        key: &LockKey,
+        queue: &Queue,
+        own: Option<&str>,
+        give_up: Moment,
+    ) -> Result<LockInfo, Zk> {
+        let holders = queue.holders().filter(|node| Some(node.name.as_str()) != own).take(SHOWN);
+        let contents = session.contents(&self.folder(key), holders, give_up).await?;
+        Ok(queue.info(key, &contents, own))
+    }
+
+    /// The lock with all that is known of it; `None` if nobody holds it or waits.
+    pub(crate) async fn look(&self, session: &Session, key: &LockKey, give_up: Moment) -> Result<Option<LockInfo>> {
+        let folder = self.folder(key);
+        let queue = session.list_anew(&folder, give_up).await?.filter(|queue| !queue.is_empty());
+        let Some(queue) = queue else { return Ok(None) };
+        let contents = session.contents(&folder, queue.nodes().iter(), give_up).await.map_err(from_zk)?;
+        Ok(Some(queue.info(key, &contents, None)))
+    }
+
+    /// Waits in the queue, by one session.
+    pub(crate) async fn wait_in(
+        &self,
+        session: &Arc<Session>,
+        request: &Request,
+        info: &mut Option<LockInfo>,
+    ) -> Result<Waited> {
+        let soon = || self.give_up(request.op_timeout());
+        let mut at = match session.join_queue(request, soon()).await {
+            Err(_) if !session.is_alive() => return Ok(Waited::LostItsPlace),
+            joined => joined?,
+        };
+        let mut seen = Seen::None;
+        loop {
+            let Some(index) = at.queue.position(&at.name) else { return Ok(Waited::LostItsPlace) };
+            match at.queue.standing(index) {
+                Standing::Holds => {
+                    return match self.grant(session, &at, request).await {
+                        Some(attempt) => Ok(Waited::Granted(attempt)),
+                        None if !session.is_alive() => Ok(Waited::LostItsPlace),
+                        None => Err(session.not_done(&at.place, session_lost())),
+                    };
+                }
+                Standing::Disagrees(other) => {
+                    session.discard(&at.place, soon()).await?;
+                    return Err(disagrees(request.mode(), other));
+                }
+                Standing::Waits { behind } => {
+                    let waited = self.wait_once(session, &mut at, behind, &mut seen, request, info).await;
+                    match waited {
+                        Err(_) if !session.is_alive() => return Ok(Waited::LostItsPlace),
+                        Err(error) => return Err(session.not_done(&at.place, error)),
+                        Ok(()) => {}
+                    }
+                }
+            }
+            if request.cancel().is_fired() {
+                session.discard(&at.place, soon()).await?;
+                return Ok(Waited::Cancelled);
+            }
+            if !session.is_alive() {
+                return Ok(Waited::LostItsPlace);
+            }
+            match session.list(&at.place.folder, soon()).await {
+                Err(_) if !session.is_alive() => return Ok(Waited::LostItsPlace),
+                Err(error) => return Err(session.not_done(&at.place, error)),
+                Ok(queue) => at.queue = queue.unwrap_or_else(|| Queue::new(&[])),
+            }
+        }
+    }
+
+    /// Waits until the queue is to be looked at again.
+    pub(crate) async fn wait_once(
+        &self,
+        session: &Arc<Session>,
+        at: &mut InQueue,
+        behind: usize,
+        seen: &mut Seen,
+        request: &Request,
+        info: &mut Option<LockInfo>,
+    ) -> Result<()> {
+        let give_up = self.give_up(request.op_timeout());
+        let Some(watch) = session.watch_queue(at, behind, seen, give_up).await? else { return Ok(()) };
+        let held = self.held(session, request.key(), &at.queue, Some(&at.name), give_up).await;
+        *info = Some(held.map_err(from_zk)?);
+        request.is_waiting(info.clone());
+        tokio::select! {
+            biased;
+            () = request.cancel().fired() => {}
+            () = session.ended() => {}
+            _ = event(watch) => {}
+        }
+        Ok(())
+    }
+}
+
+/// How waiting in a session's queue ended.
+pub(crate) enum Waited {
+    Granted(Attempt),
+    Cancelled,
+    /// The session has ended, or somebody removed the node: it queues again, at the end.
+    LostItsPlace,
+}
+
+pub(crate) fn session_lost() -> Error {
+    Error::new(ErrorKind::Unavailable, "the session could not be kept alive for long enough")
+        .with_effect(Effect::Unknown)
+}
+
+/// The permit's limit or the kind of lock is another than the one in use.
+pub(crate) fn disagrees(asked: Mode, other: Mode) -> Error {
+    Error::new(
+        ErrorKind::InvalidConfig,
+        format!("this lock is in use as {other}, and it was asked for as {asked}; all callers of a key must agree"),
+    )
+}
