@@ -25,8 +25,8 @@
 #![cfg_attr(not(feature = "redis"), doc = "| `redis` | `redis://` | Redis |")]
 #![cfg_attr(feature = "etcd", doc = "| `etcd` | `etcd://`, `etcds://` | [etcd](etcd) |")]
 #![cfg_attr(not(feature = "etcd"), doc = "| `etcd` | `etcd://`, `etcds://` | etcd |")]
-#![cfg_attr(feature = "zk", doc = "| `zk` | `zk://` | [ZooKeeper](zk) |")]
-#![cfg_attr(not(feature = "zk"), doc = "| `zk` | `zk://` | ZooKeeper |")]
+#![cfg_attr(feature = "zk", doc = "| `zk` | `zk://`, `zks://` | [ZooKeeper](zk) |")]
+#![cfg_attr(not(feature = "zk"), doc = "| `zk` | `zk://`, `zks://` | ZooKeeper |")]
 #![cfg_attr(feature = "dynamo", doc = "| `dynamo` | `dynamodb://` | [DynamoDB](dynamo) |")]
 #![cfg_attr(not(feature = "dynamo"), doc = "| `dynamo` | `dynamodb://` | DynamoDB |")]
 #![cfg_attr(feature = "sql", doc = "| `sql` | `postgres://`, `mysql://` | [PostgreSQL, MySQL, MariaDB](sql) |")]
@@ -80,7 +80,7 @@ pub fn registry() -> Registry {
     #[cfg(feature = "zk")]
     let registry = registry.with(dlock_zk::driver());
     #[cfg(not(feature = "zk"))]
-    let registry = registry.with_missing(&["zk"], "zk");
+    let registry = registry.with_missing(&["zk", "zks"], "zk");
     #[cfg(feature = "dynamo")]
     let registry = registry.with(dlock_dynamo::driver());
     #[cfg(not(feature = "dynamo"))]

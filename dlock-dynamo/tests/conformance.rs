@@ -4,12 +4,14 @@
 mod support;
 
 use async_trait::async_trait;
-use dlock_conformance::{Fault, Harness, run};
+use dlock_conformance::proxy::Framing;
+use dlock_conformance::{Fault, Harness, Proxy, run};
 use dlock_core::{LockBackend, LockKey, Result};
 use dlock_dynamo::{DynamoBackend, DynamoStore};
 use dlock_fixtures::DynamoServer;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use support::{is_in_use, items, outlive, raw, remove, text};
 
 /// The variable that tells a worker process which server.
@@ -32,18 +34,31 @@ impl Dynamo {
     }
 }
 
+async fn connect(endpoint: &str, op_timeout: Duration) -> Result<Arc<dyn LockBackend>> {
+    let place = format!("dynamodb://test:secret@locks?create=true&poll=50ms&endpoint={endpoint}");
+    let url = format!("{place}&op_timeout={}ms", op_timeout.as_millis());
+    Ok(Arc::new(DynamoBackend::new(DynamoStore::connect(&url.parse()?).await?)))
+}
+
 #[async_trait]
 impl Harness for Dynamo {
     async fn client(&self) -> Result<Arc<dyn LockBackend>> {
-        let url = format!("dynamodb://test:secret@locks?create=true&poll=50ms&endpoint={}", self.endpoint);
-        Ok(Arc::new(DynamoBackend::new(DynamoStore::connect(&url.parse()?).await?)))
+        connect(&self.endpoint, Duration::from_secs(5)).await
     }
 
     fn faults(&self) -> &'static [Fault] {
-        if self.server.lock().unwrap().is_none() {
-            return &[Fault::LoseData, Fault::Purge, Fault::Garbage, Fault::Leftovers, Fault::Processes];
-        }
-        &[Fault::Restart, Fault::LoseData, Fault::Purge, Fault::Garbage, Fault::Leftovers, Fault::Processes]
+        const FAULTS: &[Fault] = &[
+            Fault::LoseData,
+            Fault::Purge,
+            Fault::Garbage,
+            Fault::Leftovers,
+            Fault::Processes,
+            Fault::Proxy,
+            Fault::Twice,
+            Fault::Restart,
+        ];
+        // A server that another process started is not ours to restart.
+        if self.server.lock().unwrap().is_some() { FAULTS } else { &FAULTS[..7] }
     }
 
     async fn restart(&self) -> Result<()> {
@@ -83,6 +98,15 @@ impl Harness for Dynamo {
     async fn leftovers(&self, prefix: &str) -> Result<usize> {
         // An item that nobody uses keeps its token and version.
         Ok(items(&raw(&self.endpoint), prefix).await.iter().filter(|item| is_in_use(item)).count())
+    }
+
+    async fn proxy(&self) -> Result<Proxy> {
+        let address = self.endpoint.strip_prefix("http://").unwrap();
+        Ok(Proxy::tcp(Framing::Http1, address.to_owned()).await.unwrap())
+    }
+
+    async fn proxied_client(&self, proxy: &Proxy, op_timeout: Duration) -> Result<Arc<dyn LockBackend>> {
+        connect(&format!("http://{}", proxy.address()), op_timeout).await
     }
 
     fn worker_environment(&self) -> Vec<(String, String)> {

@@ -17,7 +17,8 @@ async fn backend(server: &ZooKeeperServer) -> ZkBackend {
 }
 
 async fn client(server: &ZooKeeperServer) -> Locks {
-    Locks::builder(Arc::new(backend(server).await)).op_timeout(Duration::from_secs(2)).build().unwrap()
+    // After a restart the driver looks for the server at growing intervals.
+    Locks::builder(Arc::new(backend(server).await)).op_timeout(Duration::from_secs(15)).build().unwrap()
 }
 
 async fn raw(server: &ZooKeeperServer) -> Client {
@@ -269,7 +270,7 @@ async fn an_ended_session_is_told_at_once_and_the_client_goes_on_by_another() {
     let guard = locks.lock("k").acquire().await.unwrap();
     let ids = backend.session_ids();
     tokio::task::block_in_place(|| ids.iter().for_each(|id| server.end_session(*id)));
-    let lost = tokio::time::timeout(Duration::from_secs(5), guard.lost()).await.expect("long before the TTL");
+    let lost = tokio::time::timeout(Duration::from_secs(15), guard.lost()).await.expect("long before the TTL");
     assert_eq!(lost, LostCause::SessionEnded);
     let next = locks.lock("k").try_acquire().await.unwrap().expect("free");
     assert_ne!(backend.session_ids(), ids);
@@ -398,26 +399,28 @@ async fn an_attempt_never_finds_a_free_lock_held_by_another_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_beside_releases_leave_nothing() {
+async fn attempts_beside_a_release_leave_nothing() {
     let server = ZooKeeperServer::start();
-    let raw = raw(&server).await;
-    let mut crowd = JoinSet::new();
-    for turn in 0..4 {
-        // With sessions so long that no heart takes away in time what an attempt left behind.
-        let lock = client(&server).await.lock("k").ttl(Duration::from_secs(60));
-        crowd.spawn(async move {
-            for _ in 0..60 {
-                let lock = if turn % 2 == 0 { lock.clone() } else { lock.clone().shared() };
+    let (holder, raw) = (client(&server).await, raw(&server).await);
+    let tries = [client(&server).await, client(&server).await, client(&server).await];
+    // With sessions so long that no heart takes away in time what an attempt left behind.
+    let ttl = Duration::from_secs(60);
+    for round in 0..200 {
+        // A key that nobody remembers as contended, so that all attempts make a node at once.
+        let key = format!("k{round}");
+        let guard = holder.lock(&key).ttl(ttl).acquire().await.unwrap();
+        let mut crowd = JoinSet::new();
+        for locks in &tries {
+            let lock = locks.lock(&key).ttl(ttl);
+            crowd.spawn(async move {
                 if let Some(guard) = lock.try_acquire().await.unwrap() {
                     guard.release().await.unwrap();
                 }
-            }
-        });
+            });
+        }
+        tokio::time::sleep(Duration::from_micros(rand::random_range(0..3_000))).await;
+        guard.release().await.unwrap();
+        tokio::time::timeout(LIMIT / 2, crowd.join_all()).await.expect("attempts do not wait");
+        assert_eq!(nodes(&raw).await, [""; 0], "round {round}");
     }
-    let lock = client(&server).await.lock("k").ttl(Duration::from_secs(60));
-    for _ in 0..60 {
-        lock.acquire().await.unwrap().release().await.unwrap();
-    }
-    tokio::time::timeout(LIMIT / 2, crowd.join_all()).await.expect("nobody waits for what was left behind");
-    assert_eq!(nodes(&raw).await, [""; 0]);
 }

@@ -61,12 +61,12 @@ pub(crate) fn python() -> Done<String> {
     let python = folder.join("bin/python");
     let has_clients = |python: &Path| {
         let mut command = Command::new(python);
-        command.args(["-c", "import redis"]).stderr(Stdio::null());
+        command.args(["-c", "import redis, kazoo"]).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
     if !has_clients(&python) {
         run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "redis==6.4.0"]))?;
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "redis==6.4.0", "kazoo==2.10.0"]))?;
     }
     Ok(python.display().to_string())
 }

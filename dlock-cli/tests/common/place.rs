@@ -1,7 +1,13 @@
 //! [`Place`]: a folder with a journal, and a store. A new store is one function here, one line in [`Place::all`] and one test in
 //! `on_every`.
 
+#[cfg(feature = "dynamo")]
+use dlock_fixtures::DynamoServer;
+#[cfg(feature = "etcd")]
+use dlock_fixtures::EtcdServer;
 use dlock_fixtures::RedisServer;
+#[cfg(feature = "zk")]
+use dlock_fixtures::ZooKeeperServer;
 #[cfg(feature = "sql")]
 use dlock_fixtures::{MariaDbServer, PostgresServer};
 use std::time::Duration;
@@ -44,6 +50,12 @@ macro_rules! servers {
 servers!(RedisServer);
 #[cfg(feature = "sql")]
 servers!(PostgresServer, MariaDbServer);
+#[cfg(feature = "etcd")]
+servers!(EtcdServer);
+#[cfg(feature = "zk")]
+servers!(ZooKeeperServer);
+#[cfg(feature = "dynamo")]
+servers!(DynamoServer);
 
 /// A waiter is told, or looks, within this.
 const TOLD: Duration = Duration::from_millis(500);
@@ -58,6 +70,29 @@ impl Place {
     pub fn redis() -> Self {
         let redis = RedisServer::start();
         Self::on("redis", redis.url(), redis, AfterAKill::Ttl(TOLD))
+    }
+
+    #[cfg(feature = "etcd")]
+    pub fn etcd() -> Self {
+        let etcd = EtcdServer::start();
+        Self::on("etcd", etcd.url(), etcd, AfterAKill::Ttl(dlocks::etcd::EtcdBackend::CAPABILITIES.lateness + TOLD))
+    }
+
+    #[cfg(feature = "zk")]
+    pub fn zk() -> Self {
+        let zookeeper = ZooKeeperServer::start();
+        Self::on("zk", zookeeper.url(), zookeeper, AfterAKill::Ttl(dlocks::zk::ZkBackend::CAPABILITIES.lateness + TOLD))
+    }
+
+    #[cfg(feature = "dynamo")]
+    pub fn dynamo() -> Self {
+        let dynamo = DynamoServer::start();
+        Self::on(
+            "dynamo",
+            dynamo.url() + "&create=true&poll=100ms",
+            dynamo,
+            AfterAKill::Ttl(dlocks::dynamo::DYNAMO_CAPABILITIES.lateness + TOLD),
+        )
     }
 
     #[cfg(feature = "sql")]
@@ -81,6 +116,12 @@ impl Place {
         vec![
             Self::local(),
             Self::redis(),
+            #[cfg(feature = "etcd")]
+            Self::etcd(),
+            #[cfg(feature = "zk")]
+            Self::zk(),
+            #[cfg(feature = "dynamo")]
+            Self::dynamo(),
             #[cfg(feature = "sql")]
             Self::postgres(),
             #[cfg(feature = "sql")]
@@ -124,6 +165,24 @@ macro_rules! on_every {
         #[test]
         fn on_redis() {
             $check(Place::redis());
+        }
+
+        #[cfg(feature = "etcd")]
+        #[test]
+        fn on_etcd() {
+            $check(Place::etcd());
+        }
+
+        #[cfg(feature = "zk")]
+        #[test]
+        fn on_zk() {
+            $check(Place::zk());
+        }
+
+        #[cfg(feature = "dynamo")]
+        #[test]
+        fn on_dynamo() {
+            $check(Place::dynamo());
         }
 
         #[cfg(feature = "sql")]
