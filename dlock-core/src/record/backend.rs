@@ -100,7 +100,8 @@ impl<S: RecordStore> RecordBackend<S> {
 
     async fn remove(&self, key: &LockKey, id: &HolderId, op_timeout: Duration, always_write: bool) -> Result<bool> {
         let give_up = self.0.clock.now() + op_timeout;
-        let plan = Plan { give_up, ttl: Duration::MAX, read_first: true, always_write, yields: false };
+        // A crowd that gave up at once takes turns, and lets holders go first.
+        let plan = Plan { give_up, ttl: Duration::MAX, read_first: true, always_write, yields: true };
         Ok(self.0.transact(key, plan, |record, sight| record.withdraw(id, sight)).await?.answer)
     }
 }
