@@ -31,23 +31,31 @@ impl fmt::Display for FencingToken {
 /// assert!(gate.admit(FencingToken(7)).is_ok()); // the same holder writes again
 /// assert_eq!(gate.admit(FencingToken(6)).unwrap_err().highest, FencingToken(7));
 /// ```
+///
+/// Readers close it behind them: once a shared holder was admitted, no exclusive holder from before it is any more. Else what
+/// such a one still has in hand would change under the reader's eyes.
 #[derive(Debug, Default)]
-pub struct Gate(AtomicU64);
+pub struct Gate {
+    /// The highest exclusive token.
+    highest: AtomicU64,
+    /// The least exclusive token that no shared holder has come after.
+    least: AtomicU64,
+}
 
 impl Gate {
     /// A gate that has seen no token.
     pub const fn new() -> Self {
-        Self(AtomicU64::new(0))
+        Self::resume(FencingToken(0))
     }
 
-    /// A gate that has seen `highest`, as the resource remembers it.
+    /// A gate that has seen `highest`, as the resource remembers it. It knows of no shared holders.
     pub const fn resume(highest: FencingToken) -> Self {
-        Self(AtomicU64::new(highest.0))
+        Self { highest: AtomicU64::new(highest.0), least: AtomicU64::new(0) }
     }
 
-    /// The highest token seen.
+    /// The highest exclusive token seen.
     pub fn highest(&self) -> FencingToken {
-        FencingToken(self.0.load(Ordering::Acquire))
+        FencingToken(self.highest.load(Ordering::SeqCst))
     }
 
     /// Admits the write of an exclusive holder, and remembers its token.
@@ -55,18 +63,23 @@ impl Gate {
     /// The gate orders the checks, not the writes behind them: do the write under the same lock or transaction.
     ///
     /// # Errors
-    /// [`StaleToken`] when a larger token was admitted before.
+    /// [`StaleToken`] when a larger token was admitted before, or a shared holder that came after this one.
     pub fn admit(&self, token: FencingToken) -> Result<(), StaleToken> {
-        let highest = self.0.fetch_max(token.0, Ordering::AcqRel);
+        // Each side writes before it reads: of two at once, one sees the other.
+        let highest = self.highest.fetch_max(token.0, Ordering::SeqCst);
+        let highest = highest.max(self.least.load(Ordering::SeqCst));
         if highest > token.0 { Err(StaleToken { token, highest: FencingToken(highest) }) } else { Ok(()) }
     }
 
-    /// Admits a shared or permit holder, by the `fence_floor` of its lease: refused only if a holder that came after
-    /// it was exclusive. Remembers nothing, since shared tokens do not order writers among themselves.
+    /// Admits a shared or permit holder, by the `fence_floor` of its lease: refused only if a holder that came after it
+    /// was exclusive. Shared tokens do not order their holders among themselves: what is remembered is that the exclusive
+    /// holders up to `floor` are over.
     ///
     /// # Errors
     /// [`StaleToken`] when a larger exclusive token than `floor` was admitted before.
     pub fn admit_shared(&self, floor: FencingToken) -> Result<(), StaleToken> {
+        // Its own token, which is not given here, is at least this.
+        self.least.fetch_max(floor.0.saturating_add(1), Ordering::SeqCst);
         let highest = self.highest();
         if highest > floor { Err(StaleToken { token: floor, highest }) } else { Ok(()) }
     }
@@ -94,5 +107,25 @@ impl From<StaleToken> for Error {
     fn from(stale: StaleToken) -> Self {
         let message = "a later holder has been at this resource: change nothing, and acquire the lock anew";
         Error::new(ErrorKind::LeaseLost, message).with_source(stale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_close_the_gate_behind_the_writers_before_them_and_behind_nobody_else() {
+        let (gate, token) = (Gate::new(), FencingToken);
+        gate.admit(token(5)).unwrap();
+        // Readers with the tokens 6 and 9, and one whose floor is all that is left of a purged record.
+        for floor in [5, 5, 9] {
+            gate.admit_shared(token(floor)).unwrap();
+            gate.admit_shared(token(5)).unwrap();
+            assert_eq!(gate.admit(token(5)).unwrap_err().token, token(5));
+        }
+        gate.admit(token(11)).unwrap();
+        assert_eq!(gate.admit_shared(token(9)).unwrap_err().highest, token(11));
+        gate.admit_shared(token(11)).unwrap();
     }
 }

@@ -124,7 +124,7 @@ pub enum Event {
         /// Its beginning.
         from: Nanos,
     },
-    /// The process ran, and its runtime did not: something that it polls blocks. `at`: when that was noticed.
+    /// The process ran, and its runtime did not: something that it polls blocks. `at`: when it ran again.
     Blocked {
         /// When the runtime's beat was last heard.
         since: Nanos,

@@ -223,24 +223,28 @@ const BLOCKED: u64 = 50_000_000;
 fn watch_sleep(job: Job, recorder: Arc<Recorder>, beat: Arc<AtomicU64>) {
     let id = HoldId { slot: job.slot, life: job.life, ..HoldId::default() };
     std::thread::spawn(move || {
-        let (mut from, mut told) = (now(), 0);
+        let (mut from, mut blocked) = (now(), None);
         loop {
             std::thread::sleep(Duration::from_millis(5));
             // A kernel that holds the address space up (a page of a mapped file that waits for the disk) stops all threads that
             // need memory. So this one needs some.
             std::hint::black_box(vec![1_u8; 1 << 20]);
             let woke = now();
-            if woke - from > ASLEEP {
+            let slept = woke - from > ASLEEP;
+            if slept {
                 recorder.record(&Line { at: woke, event: Told { id, event: Event::Slept { from } } });
             }
             from = woke;
             let last = beat.load(Ordering::Relaxed);
-            if last > told && woke.saturating_sub(last) > BLOCKED {
-                told = last;
-                recorder.record(&Line {
-                    at: woke,
-                    event: Told { id, event: Event::Blocked { since: last, threads: threads() } },
-                });
+            match blocked.take() {
+                Some((since, threads)) if since != last => {
+                    let event = Event::Blocked { since, threads };
+                    recorder.record(&Line { at: last, event: Told { id, event } });
+                }
+                Some(still) => blocked = Some(still),
+                // Who has just woken from a sleep is given time to beat.
+                None if last > 0 && !slept && woke.saturating_sub(last) > BLOCKED => blocked = Some((last, threads())),
+                None => {}
             }
         }
     });

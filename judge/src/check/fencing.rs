@@ -1,7 +1,7 @@
 //! By token, at the resource: whatever happened to the holders, these hold.
 //!
-//! - No request of an older exclusive holder is let through after one of a newer; no reader or permit holder after an
-//!   exclusive one that came later than it.
+//! - No request of an older exclusive holder is let through after one of a newer, or after that of a newer reader; no reader or
+//!   permit holder after an exclusive one that came later than it.
 //! - No write is let through on the ground of a value that was changed meanwhile: reads raise the fence as well, so between
 //!   a holder's read and its write only itself may write. Then no accepted write is ever lost.
 //! - What is refused is stale: the fence stops nobody who is alone.
@@ -14,6 +14,8 @@ use std::collections::HashMap;
 #[derive(Default)]
 struct Kept {
     highest: u64,
+    /// The highest token of a reader, where readers are fenced.
+    reader: u64,
     value: u64,
 }
 
@@ -29,12 +31,11 @@ pub(super) fn judge(history: &History) -> Vec<Violation> {
             violations.push(Violation { rule, what: format!("{what}, by {who} of {:?} at {}", served.key, line.at) });
         };
         let compared = if served.mode == Mode::Exclusive { Some(served.token) } else { served.floor };
-        let stale = compared.is_some_and(|token| token < now.highest);
+        let newest = if served.mode == Mode::Exclusive { now.highest.max(now.reader) } else { now.highest };
+        let stale = compared.is_some_and(|token| token < newest);
         match (served.accepted, stale) {
-            (true, true) => found("a stale holder was let through", format!("{compared:?} after {}", now.highest)),
-            (false, false) => {
-                found("the fence refused who is not stale", format!("{compared:?} after {}", now.highest))
-            }
+            (true, true) => found("a stale holder was let through", format!("{compared:?} after {newest}")),
+            (false, false) => found("the fence refused who is not stale", format!("{compared:?} after {newest}")),
             _ => {}
         }
         if served.value != now.value {
@@ -42,6 +43,9 @@ pub(super) fn judge(history: &History) -> Vec<Violation> {
         }
         if served.accepted && served.mode == Mode::Exclusive {
             now.highest = now.highest.max(served.token);
+        }
+        if served.accepted && served.mode == Mode::Shared && served.floor.is_some() {
+            now.reader = now.reader.max(served.token);
         }
         if let (true, Some(base)) = (served.accepted, served.base) {
             if base != served.value {

@@ -200,6 +200,19 @@ fn stale_writes_and_lost_ones_are_found() {
 }
 
 #[test]
+fn a_late_write_under_the_eyes_of_a_reader_is_found() {
+    let mut script = Script::new();
+    let one = script.gets(10, 0, Exclusive, 5, 100);
+    script.served(20, one, None, 0, true);
+    script.lost(101, one, "expired", 100);
+    let two = script.gets(200, 1, Shared, 6, 1_000);
+    script.served(210, two, None, 0, true);
+    script.served(220, one, Some(0), 0, true);
+    script.leaves(230, two);
+    script.finds(&["a stale holder was let through"]);
+}
+
+#[test]
 fn a_holder_that_the_fence_refuses_is_found() {
     let mut script = Script::new();
     let one = script.gets(10, 0, Exclusive, 5, 1_000);
