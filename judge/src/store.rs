@@ -1,6 +1,8 @@
 //! [`STORES`]: the stores that can be judged. One more is one more line there, and one for its fixture.
 
-use dlock_fixtures::{MariaDbServer, PostgresServer, RedisOptions, RedisServer};
+use dlock_fixtures::{
+    DynamoServer, EtcdServer, MariaDbServer, PostgresServer, RedisOptions, RedisServer, ZooKeeperServer,
+};
 use rusqlite::{Connection, OpenFlags};
 use std::fmt::Debug;
 use std::path::Path;
@@ -41,6 +43,17 @@ pub const STORES: &[Store] = &[
         false,
         |_| Box::new(RedisServer::start()),
         |port| format!("redis://127.0.0.1:{port}?op_timeout=2s"),
+    ),
+    server("etcd", true, |_| Box::new(EtcdServer::start()), |port| format!("etcd://127.0.0.1:{port}?op_timeout=2s")),
+    server("zk", true, |_| Box::new(ZooKeeperServer::start()), |port| format!("zk://127.0.0.1:{port}?op_timeout=2s")),
+    server(
+        "dynamo",
+        true,
+        |_| Box::new(DynamoServer::start()),
+        |port| {
+            let endpoint = format!("http://127.0.0.1:{port}");
+            format!("dynamodb://test:secret@locks?endpoint={endpoint}&create=true&poll=50ms&op_timeout=2s")
+        },
     ),
     server(
         "postgres",
@@ -123,7 +136,7 @@ macro_rules! servers {
         })*
     };
 }
-servers!(RedisServer, PostgresServer, MariaDbServer);
+servers!(RedisServer, EtcdServer, ZooKeeperServer, DynamoServer, PostgresServer, MariaDbServer);
 
 /// A lock file: its pause is somebody else's write lock on it.
 #[derive(Debug)]

@@ -1,15 +1,15 @@
 //! `cargo xtask bench`: dlock beside the raw clients and other projects' locks.
 
-use crate::install::{install, venv};
+use crate::install::{build_dynamo_server, install, venv};
 use crate::shell::{Done, cargo, output, root, run};
 use dlock_bench::{NotRun, Report};
-use dlock_fixtures::{MariaDbServer, PostgresServer, RedisServer};
+use dlock_fixtures::{DynamoServer, EtcdServer, MariaDbServer, PostgresServer, RedisServer, ZooKeeperServer};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The stores that can be measured.
-const STORES: &[&str] = &["redis", "postgres", "mariadb", "local", "memory"];
+const STORES: &[&str] = &["redis", "etcd", "zookeeper", "dynamodb", "postgres", "mariadb", "local", "memory"];
 /// Connections that the databases must allow: peers block one for each task that waits.
 const CONNECTIONS: u32 = 400;
 
@@ -29,6 +29,9 @@ pub(crate) struct Bench {
 /// A server, for as long as its store is measured.
 enum Server {
     Redis(RedisServer),
+    Etcd(EtcdServer),
+    ZooKeeper(ZooKeeperServer),
+    Dynamo(DynamoServer),
     Postgres(PostgresServer),
     MariaDb(MariaDbServer),
     /// A file or nothing.
@@ -39,6 +42,12 @@ impl Server {
     fn start(store: &str) -> Done<Self> {
         Ok(match store {
             "redis" => Server::Redis(RedisServer::start()),
+            "etcd" => Server::Etcd(EtcdServer::start()),
+            "zookeeper" => Server::ZooKeeper(ZooKeeperServer::start()),
+            "dynamodb" => {
+                build_dynamo_server()?;
+                Server::Dynamo(DynamoServer::start())
+            }
             "postgres" => {
                 let mut server = PostgresServer::start();
                 server.sql(&format!("ALTER SYSTEM SET max_connections = {CONNECTIONS}"));
@@ -61,6 +70,9 @@ impl Server {
     fn url(&self) -> String {
         match self {
             Server::Redis(server) => server.url(),
+            Server::Etcd(server) => server.url(),
+            Server::ZooKeeper(server) => server.url(),
+            Server::Dynamo(server) => format!("{}&create=true", server.url()),
             Server::Postgres(server) => format!("{}?create=true", server.url()),
             Server::MariaDb(server) => format!("{}?create=true", server.url()),
             Server::None(url) => url.clone(),

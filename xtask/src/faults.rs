@@ -1,6 +1,6 @@
 //! `cargo xtask faults`: the judge, on each store and with its control.
 
-use crate::install::install;
+use crate::install::{build_dynamo_server, install};
 use crate::shell::{Done, cargo, root, run};
 use clap::Args;
 use std::process::Command;
@@ -30,6 +30,7 @@ const CONTROL: f64 = 0.5;
 /// Runs each store, and its control: a judge that finds nothing there is blind, and its verdict worth nothing.
 pub(crate) fn faults(orders: &Faults) -> Done {
     install()?;
+    build_dynamo_server()?;
     run(&mut cargo(&["build", "--quiet", "-p", "dlock-judge"]))?;
     let minutes = orders.minutes.to_string();
     if !orders.no_checks {

@@ -1,6 +1,6 @@
 //! What the tests need beside Rust.
 
-use crate::shell::{Done, root, run};
+use crate::shell::{Done, cargo, root, run};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -80,4 +80,10 @@ pub(crate) fn venv(folder: &Path, requirements: &Path) -> Done<String> {
     // Fast where all is there.
     run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(requirements))?;
     Ok(python)
+}
+
+/// The DynamoDB-compatible server, a program of its own: its SQLite and ours can't be linked together.
+pub(crate) fn build_dynamo_server() -> Done {
+    let (manifest, target) = ("fixtures/dynamo-server/Cargo.toml", "target/dynamo-server");
+    run(&mut cargo(&["build", "--quiet", "--manifest-path", manifest, "--target-dir", target]))
 }

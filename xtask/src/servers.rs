@@ -1,7 +1,7 @@
 //! The servers that tests and examples share.
 
-use crate::install::{install, python};
-use crate::shell::{Done, cargo, interrupted, run};
+use crate::install::{build_dynamo_server, install, python};
+use crate::shell::{Done, interrupted};
 use dlock_fixtures::{DynamoServer, EtcdServer, MariaDbServer, PostgresServer, RedisServer, ZooKeeperServer};
 use std::time::Duration;
 
@@ -20,9 +20,7 @@ impl Servers {
     /// Installs what is missing and starts them.
     pub(crate) fn start() -> Done<Self> {
         install()?;
-        // A program of its own: its SQLite and ours can't be linked together.
-        let (manifest, target) = ("fixtures/dynamo-server/Cargo.toml", "target/dynamo-server");
-        run(&mut cargo(&["build", "--quiet", "--manifest-path", manifest, "--target-dir", target]))?;
+        build_dynamo_server()?;
         Ok(Self {
             python: python()?,
             redis: RedisServer::start(),
