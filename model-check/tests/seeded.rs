@@ -29,7 +29,8 @@ fn counting_from_a_repeat_that_was_not_answered() {
 #[test]
 fn versions_that_start_again_after_a_purge() {
     let setup = Setup { purges: 1, acquisitions: 3, ticks: 2, ..two() };
-    is_found(Fault::VersionsStartAgain, setup, TWO_HOLD);
+    // Which of the two the search meets first depends on how its threads run.
+    is_found(Fault::VersionsStartAgain, setup, &[TWO_HOLD, &["tokens grow"]].concat());
 }
 
 #[test]

@@ -16,7 +16,6 @@ declare! {
     l6_a_renewal_beside_a_release_brings_nothing_back [];
     l7_nobody_believes_in_a_lease_that_another_could_have [Need::OwnTtl];
     l7_nobody_believes_in_a_lease_whose_client_vanished [];
-    l7_nobody_believes_in_a_session_that_another_outlived [Need::Session, Need::Crash];
     l8_ttls_are_rounded_up_and_limits_are_told [];
     l9_two_locks_of_one_client_are_independent [];
     l10_a_renewal_after_the_deadline_revives_nothing [Need::OwnTtl];
@@ -153,19 +152,6 @@ async fn l7_nobody_believes_in_a_lease_whose_client_vanished(env: Env) {
     assert!(believed <= granted, "believed {:?} longer than the store kept it", believed.since(granted));
     assert!(granted.since(gone) <= env.expiry(old.ttl()), "after {:?}", granted.since(gone));
     assert!(new.token() > old.token(), "{} after {}", new.token(), old.token());
-    release(&two, &new).await;
-}
-
-async fn l7_nobody_believes_in_a_session_that_another_outlived(env: Env) {
-    let (one, two) = (env.client().await, env.client().await);
-    let old = grab(&one, &env.request("a")).await;
-    // Where the client is cut off from the store, its lease goes on counting.
-    env.harness.crash(one).await;
-    let (new, granted) =
-        within(PATIENCE, "the session ends", wait_for(&two, &env.request("a"))).await.expect("the waiter");
-    let believed = old.deadline().at();
-    assert!(believed <= granted, "believed {:?} longer than the store kept it", believed.since(granted));
-    assert!(old.token() < new.token(), "{} after {}", new.token(), old.token());
     release(&two, &new).await;
 }
 

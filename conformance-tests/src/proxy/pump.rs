@@ -74,7 +74,7 @@ impl Pump {
     }
 
     async fn up(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), Reset> {
-        let mut buffer = Vec::new();
+        let (mut buffer, mut held) = (Vec::new(), None);
         loop {
             loop {
                 let unit = self.talk().wire.up(&buffer);
@@ -85,11 +85,18 @@ impl Pump {
                 let rule = unit.request.and_then(|id| self.line.judge(&bytes).map(|rule| (id, rule)));
                 match rule {
                     None => to.write_all(&bytes).await?,
-                    Some((id, rule)) => self.request(id, &rule, &bytes, &mut to).await?,
+                    Some((id, rule)) => {
+                        self.request(id, &rule, &bytes, &mut to).await?;
+                        held = held.or(Some(rule).filter(|rule| rule.action() == Action::Hold));
+                    }
                 }
             }
             if !matches!(from.read_buf(&mut buffer).await, Ok(1..)) {
                 self.while_it_flows().await;
+                if let Some(rule) = &held {
+                    // A server may drop what it is about to do for a client of whose end it hears.
+                    rule.answered().await;
+                }
                 // The server may not be there either.
                 let _ = to.shutdown().await;
                 return Ok(());
