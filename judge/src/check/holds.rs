@@ -101,10 +101,14 @@ impl Sleeps {
     pub(super) fn of(history: &History) -> Self {
         let mut sleeps = Self::default();
         for line in history.lives.iter().flatten() {
-            if let Event::Slept { from } = line.event.event {
-                let HoldId { slot, life, .. } = line.event.id;
-                sleeps.0.entry((slot, life)).or_default().push((from, line.at));
-            }
+            let from = match line.event.event {
+                Event::Slept { from } => from,
+                // Of what it was blocked, what it wanted to run counts as sleep: the rest is its own doing.
+                Event::Blocked { since, starved, .. } => since.max(line.at.saturating_sub(starved)),
+                _ => continue,
+            };
+            let HoldId { slot, life, .. } = line.event.id;
+            sleeps.0.entry((slot, life)).or_default().push((from, line.at));
         }
         sleeps
     }
