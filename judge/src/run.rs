@@ -82,7 +82,7 @@ async fn play(orders: &Orders, folder: &Path) -> Result<(), String> {
         workers.push(Mutex::new(Process::start(command).map_err(failed)?));
     }
     let recorder = Recorder::open(&folder.join("faults.jsonl")).map_err(failed)?;
-    let nemesis = Arc::new(Nemesis { server: Mutex::new(server), workers, links, recorder });
+    let nemesis = Arc::new(Nemesis { server: Mutex::new(server), turn: Default::default(), workers, links, recorder });
     let interrupted = interrupted();
     nemesis.clone().run(&plan, orders.length, interrupted.clone()).await;
     if *interrupted.borrow() {
