@@ -217,8 +217,8 @@ fn listen() -> watch::Receiver<Work> {
 const THREADS: usize = 2;
 /// How long a thread that sleeps for 5 ms must sleep until that counts as not having run.
 const ASLEEP: u64 = 20_000_000;
-/// For how long the runtime's own beat must be missing until that is written down.
-const BLOCKED: u64 = 50_000_000;
+/// For how long the runtime's own beat, every 5 ms, must be missing until that is written down.
+const BLOCKED: u64 = 20_000_000;
 
 /// Writes down when this process did not run, by a thread that shares nothing with the runtime: so a runtime that is blocked is
 /// not taken for a process that is stopped, and is written down as such with what its threads wait for.
@@ -247,7 +247,7 @@ fn watch_sleep(job: Job, recorder: Arc<Recorder>, beat: Arc<AtomicU64>) {
                 Some(still) => blocked = Some(still),
                 // Who has just woken from a sleep is given time to beat.
                 None if last > 0 && !slept && woke.saturating_sub(last) > BLOCKED => blocked = Some((last, threads())),
-                None if woke.saturating_sub(last) < BLOCKED / 5 => waited = waited_for_a_processor(),
+                None if woke.saturating_sub(last) < BLOCKED / 2 => waited = waited_for_a_processor(),
                 None => {}
             }
         }
