@@ -39,7 +39,7 @@ pub struct Orders {
 /// The TTL that faults are measured by; see [`plan`].
 const TTL: Duration = Duration::from_secs(1);
 /// How much longer than a TTL and the store's lateness a fresh client may have to wait once all is whole.
-const BOUND: Duration = Duration::from_secs(2);
+const BOUND: Duration = Duration::from_millis(1_500);
 /// How long closing may take: `op_timeout` for what is under way, and once more for what that leads to.
 const CLOSE: Duration = Duration::from_secs(10);
 

@@ -110,12 +110,19 @@ impl Sleeps {
             let HoldId { slot, life, .. } = line.event.id;
             sleeps.0.entry((slot, life)).or_default().push((from, line.at));
         }
+        sleeps.0.values_mut().for_each(|all| all.sort_unstable());
         sleeps
     }
 
     /// How long it did not run between two moments.
     pub(super) fn within(&self, id: HoldId, from: Nanos, to: Nanos) -> Nanos {
         let sleeps = self.0.get(&(id.slot, id.life)).map_or(&[][..], |all| all);
-        sleeps.iter().map(|(begin, end)| (*end).min(to).saturating_sub((*begin).max(from))).sum()
+        // They overlap: a process that is stopped is blocked as well.
+        let (mut counted, mut total) = (from, 0);
+        for (begin, end) in sleeps {
+            total += (*end).min(to).saturating_sub((*begin).max(counted));
+            counted = counted.max(*end);
+        }
+        total
     }
 }
