@@ -26,7 +26,7 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) info: LockInfo,
-    /// When the lock's key expires; `None` if it has no TTL or is not there.
+    /// When the first of its holders expires; `None` if there is none, or a foreign one without a TTL.
     pub(crate) expires_in: Option<Duration>,
     /// Whether the holder is a foreign client, which tells nobody of its release.
     pub(crate) foreign: bool,
@@ -135,6 +135,8 @@ impl Seen {
             holder.label = lossy(label);
             info.holders.push(holder);
         }
+        // The key itself lasts as long as the last of several holders.
+        let expires_in = info.holders.iter().filter_map(|holder| holder.remaining).min().or(expires_in);
         info.holders.sort_by_key(|holder| holder.token);
         info.waiters = match waiters {
             // The answer of an acquisition does not name them.

@@ -124,10 +124,13 @@ pub enum Event {
         /// Its beginning.
         from: Nanos,
     },
-    /// The process ran, and its runtime did not: something that it polls blocks. `at`: when it ran again.
+    /// The process ran, and its runtime did not: it got no processor, or something that it polls blocks. `at`: when it ran
+    /// again.
     Blocked {
         /// When the runtime's beat was last heard.
         since: Nanos,
+        /// How long a thread of the runtime could have run, and got no processor, as the kernel counts it.
+        starved: Nanos,
         /// What each thread did: name, state, and the kernel's function in which it waits.
         threads: Vec<String>,
     },

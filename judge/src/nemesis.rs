@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 #[derive(Debug)]
 pub(crate) struct Nemesis {
     pub(crate) server: Mutex<Box<dyn Server>>,
+    /// Of the server's faults one after the other: a loaded machine may take longer to start it than the plan thinks.
+    pub(crate) turn: tokio::sync::Mutex<()>,
     pub(crate) workers: Vec<Mutex<Process>>,
     pub(crate) links: Vec<Link>,
     pub(crate) recorder: Recorder,
@@ -152,12 +154,14 @@ impl Nemesis {
                 locked(self.worker(slot)).signal(Signal::CONT);
             }
             Fault::KillServer { .. } => {
+                let _turn = self.turn.lock().await;
                 self.begins(fault, None);
                 self.clone().with_server(|server| server.kill()).await;
                 wait.await;
                 self.clone().with_server(|server| server.restart()).await;
             }
             Fault::StopServer { .. } => {
+                let _turn = self.turn.lock().await;
                 self.begins(fault, None);
                 self.clone().with_server(|server| server.pause()).await;
                 wait.await;

@@ -39,7 +39,7 @@ pub struct Orders {
 /// The TTL that faults are measured by; see [`plan`].
 const TTL: Duration = Duration::from_secs(1);
 /// How much longer than a TTL and the store's lateness a fresh client may have to wait once all is whole.
-const BOUND: Duration = Duration::from_secs(2);
+const BOUND: Duration = Duration::from_millis(1_500);
 /// How long closing may take: `op_timeout` for what is under way, and once more for what that leads to.
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -82,7 +82,7 @@ async fn play(orders: &Orders, folder: &Path) -> Result<(), String> {
         workers.push(Mutex::new(Process::start(command).map_err(failed)?));
     }
     let recorder = Recorder::open(&folder.join("faults.jsonl")).map_err(failed)?;
-    let nemesis = Arc::new(Nemesis { server: Mutex::new(server), workers, links, recorder });
+    let nemesis = Arc::new(Nemesis { server: Mutex::new(server), turn: Default::default(), workers, links, recorder });
     let interrupted = interrupted();
     nemesis.clone().run(&plan, orders.length, interrupted.clone()).await;
     if *interrupted.borrow() {

@@ -147,7 +147,7 @@ pub fn work(job: Job) -> std::io::Result<()> {
     let beat = Arc::new(AtomicU64::new(0));
     watch_sleep(job.clone(), recorder.clone(), beat.clone());
     let work = listen();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     runtime.spawn(async move {
         loop {
             beat.store(now(), Ordering::Relaxed);
@@ -213,17 +213,19 @@ fn listen() -> watch::Receiver<Work> {
     work
 }
 
+/// How many threads the runtime has, beside those that may block.
+const THREADS: usize = 2;
 /// How long a thread that sleeps for 5 ms must sleep until that counts as not having run.
 const ASLEEP: u64 = 20_000_000;
-/// For how long the runtime's own beat must be missing until that is written down.
-const BLOCKED: u64 = 50_000_000;
+/// For how long the runtime's own beat, every 5 ms, must be missing until that is written down.
+const BLOCKED: u64 = 20_000_000;
 
 /// Writes down when this process did not run, by a thread that shares nothing with the runtime: so a runtime that is blocked is
 /// not taken for a process that is stopped, and is written down as such with what its threads wait for.
 fn watch_sleep(job: Job, recorder: Arc<Recorder>, beat: Arc<AtomicU64>) {
     let id = HoldId { slot: job.slot, life: job.life, ..HoldId::default() };
     std::thread::spawn(move || {
-        let (mut from, mut blocked) = (now(), None);
+        let (mut from, mut blocked, mut waited) = (now(), None, 0);
         loop {
             std::thread::sleep(Duration::from_millis(5));
             // A kernel that holds the address space up (a page of a mapped file that waits for the disk) stops all threads that
@@ -238,16 +240,29 @@ fn watch_sleep(job: Job, recorder: Arc<Recorder>, beat: Arc<AtomicU64>) {
             let last = beat.load(Ordering::Relaxed);
             match blocked.take() {
                 Some((since, threads)) if since != last => {
-                    let event = Event::Blocked { since, threads };
+                    let event =
+                        Event::Blocked { since, starved: waited_for_a_processor().saturating_sub(waited), threads };
                     recorder.record(&Line { at: last, event: Told { id, event } });
                 }
                 Some(still) => blocked = Some(still),
                 // Who has just woken from a sleep is given time to beat.
                 None if last > 0 && !slept && woke.saturating_sub(last) > BLOCKED => blocked = Some((last, threads())),
+                None if woke.saturating_sub(last) < BLOCKED / 2 => waited = waited_for_a_processor(),
                 None => {}
             }
         }
     });
+}
+
+/// For how long the two threads of the runtime, together, were to run and got no processor: the kernel's own count.
+fn waited_for_a_processor() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let mut ids: Vec<u32> = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
+    ids.sort_unstable();
+    let of = |id: &u32, file: &str| std::fs::read_to_string(format!("/proc/self/task/{id}/{file}")).unwrap_or_default();
+    // The first two of that name: later ones are those that may block.
+    let runtime = ids.iter().filter(|id| of(id, "comm").trim() == "tokio-rt-worker").take(THREADS);
+    runtime.filter_map(|id| of(id, "schedstat").split(' ').nth(1)?.parse::<u64>().ok()).sum()
 }
 
 /// The threads of this process that wait for the kernel or run, and where: name, state, function.

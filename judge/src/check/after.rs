@@ -1,4 +1,4 @@
-//! Once all is whole, every key is free for a fresh client: within the longest TTL, the store's lateness and two seconds of
+//! Once all is whole, every key is free for a fresh client: within the longest TTL, the store's lateness and 1.5 s of
 //! the moment at which half of the workers were killed and the others had given up what they held.
 
 use super::{History, Violation};

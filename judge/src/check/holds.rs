@@ -101,17 +101,28 @@ impl Sleeps {
     pub(super) fn of(history: &History) -> Self {
         let mut sleeps = Self::default();
         for line in history.lives.iter().flatten() {
-            if let Event::Slept { from } = line.event.event {
-                let HoldId { slot, life, .. } = line.event.id;
-                sleeps.0.entry((slot, life)).or_default().push((from, line.at));
-            }
+            let from = match line.event.event {
+                Event::Slept { from } => from,
+                // Of what it was blocked, what it wanted to run counts as sleep: the rest is its own doing.
+                Event::Blocked { since, starved, .. } => since.max(line.at.saturating_sub(starved)),
+                _ => continue,
+            };
+            let HoldId { slot, life, .. } = line.event.id;
+            sleeps.0.entry((slot, life)).or_default().push((from, line.at));
         }
+        sleeps.0.values_mut().for_each(|all| all.sort_unstable());
         sleeps
     }
 
     /// How long it did not run between two moments.
     pub(super) fn within(&self, id: HoldId, from: Nanos, to: Nanos) -> Nanos {
         let sleeps = self.0.get(&(id.slot, id.life)).map_or(&[][..], |all| all);
-        sleeps.iter().map(|(begin, end)| (*end).min(to).saturating_sub((*begin).max(from))).sum()
+        // They overlap: a process that is stopped is blocked as well.
+        let (mut counted, mut total) = (from, 0);
+        for (begin, end) in sleeps {
+            total += (*end).min(to).saturating_sub((*begin).max(counted));
+            counted = counted.max(*end);
+        }
+        total
     }
 }
