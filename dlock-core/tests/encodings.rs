@@ -38,8 +38,11 @@ fn record() -> impl Strategy<Value = Record> {
     })
 }
 
+/// Scheme, user and password, hosts and ports, path.
+type Parts = (String, Option<(String, String)>, Vec<(String, Option<u16>)>, String);
+
 /// A URL's parts as a person writes them, escaped where they must be.
-fn url() -> impl Strategy<Value = (String, Option<(String, String)>, Vec<(String, Option<u16>)>, String)> {
+fn url() -> impl Strategy<Value = Parts> {
     let login = prop::option::of(("[a-z]{1,8}", "[ -~äß]{1,12}"));
     let host = ("[a-z][a-z0-9.-]{0,12}", prop::option::of(1..u16::MAX));
     ("[a-z][a-z0-9+.-]{0,8}", login, prop::collection::vec(host, 1..4), "[ -~äß]{0,12}")

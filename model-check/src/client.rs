@@ -98,7 +98,7 @@ impl Client {
     pub(crate) fn may_begin(&self, setup: &Setup, now: Moment) -> Vec<Deed> {
         if let (Stage::Holds { .. }, Some(Deed::Renew)) = (&self.stage, self.calls) {
             // A release is sent at once, whatever renewal is under way (rule K3).
-            return vec![Deed::Release];
+            return if setup.holds_on { Vec::new() } else { vec![Deed::Release] };
         }
         if self.calls.is_some() {
             return Vec::new();
@@ -113,6 +113,7 @@ impl Client {
             }
             Stage::Idle => Vec::new(),
             Stage::Wants { asks, .. } => vec![Deed::Ask(*asks)],
+            Stage::Holds { until, .. } if now < *until && setup.holds_on => vec![Deed::Renew],
             Stage::Holds { until, .. } if now < *until => vec![Deed::Renew, Deed::Release],
             Stage::Holds { .. } | Stage::Releases { .. } => vec![Deed::Release],
             Stage::Withdraws { in_doubt } => {

@@ -8,6 +8,7 @@ use dlock_core::record::decide::{Step, step};
 use dlock_core::record::machine::{Answer, Asks, Sight};
 use dlock_core::record::{Entry, Holder, Record, StoreTime};
 use dlock_core::{Moment, valid_until};
+use std::time::Duration;
 
 /// A record as a client has it.
 struct Found {
@@ -54,7 +55,8 @@ impl World {
         let now = self.now();
         self.look_at_local_clock(setup, place);
         let client = &self.clients[place];
-        if !client.judge.knows_time(setup.ttl, now) {
+        let within = if setup.has(Fault::ClockIsReadOnce) { Duration::MAX } else { setup.ttl };
+        if !client.judge.knows_time(within, now) {
             return None;
         }
         let (record, version) = client.known.clone().unwrap_or_default();
@@ -239,6 +241,12 @@ fn transit(setup: &Setup, deed: Deed, entry: Entry, record: &mut Record, sight: 
             Got::Removed
         }
     };
+    if setup.has(Fault::RenewalKeepsTheLaterEnd) {
+        for holder in &mut record.holders {
+            let old = before.holders.iter().find(|old| old.entry.id == holder.entry.id);
+            holder.expires = old.map_or(holder.expires, |old| old.expires.max(holder.expires));
+        }
+    }
     if setup.has(Fault::EqualTokens) && before.last_token > 0 && record.last_token > before.last_token {
         record.last_token = before.last_token;
         let new = record.holders.iter_mut().filter(|holder| holder.token > before.last_token);

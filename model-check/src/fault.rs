@@ -19,6 +19,10 @@ pub enum Fault {
     EqualTokens,
     /// C2: a clock that jumped is believed at once.
     JumpIsBelieved,
+    /// C2: a renewal keeps the later of the old end and the new, so that a lease in use is not seen to change.
+    RenewalKeepsTheLaterEnd,
+    /// C2: a clock that no reply tells is read once and never again.
+    ClockIsReadOnce,
     /// C3: a lease is believed whatever the reply says of the store's clock.
     ReplysClockIsIgnored,
     /// V1: validity is counted from the reply.

@@ -17,7 +17,7 @@ pub struct Setup {
     pub ticks: u8,
     /// The TTL. It ends between two ticks, so that a belief that is too long by one tick meets the next holder.
     pub ttl: Duration,
-    /// How many messages may be under way at once.
+    /// For how many replies clients may wait at once, all together.
     pub messages: usize,
     /// How many requests or replies may be lost, or be so late that their sender has given them up.
     pub lost: u8,
@@ -41,6 +41,8 @@ pub struct Setup {
     pub local_time: bool,
     /// Whether a waiter is told of its grant, and believes in it (a backend with a recipe of its own does so).
     pub push: bool,
+    /// Whether clients hold on and wait on, and so neither release nor give up: for longer times.
+    pub holds_on: bool,
     /// The rule that is left out.
     pub fault: Option<Fault>,
     /// The fair continuation is looked at in one of so many states; 0: in none.
@@ -68,6 +70,7 @@ impl Setup {
             replies_tell_time: true,
             local_time: false,
             push: false,
+            holds_on: false,
             fault: None,
             continue_one_in: 1,
         }

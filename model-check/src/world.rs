@@ -92,10 +92,11 @@ impl World {
     pub(crate) fn actions(&self, setup: &Setup) -> Vec<Action> {
         let mut actions = Vec::new();
         for client in &self.clients {
-            let room = self.network.len() < setup.messages;
+            // Late requests, which nobody waits for, take no room.
+            let room = self.network.iter().filter(|message| message.is_awaited()).count() < setup.messages;
             let deeds = client.may_begin(setup, self.now()).into_iter().filter(|_| room);
             actions.extend(deeds.map(|deed| Action::Begin(client.place, deed)));
-            if matches!(client.stage, Stage::Wants { .. }) && client.calls.is_none() {
+            if matches!(client.stage, Stage::Wants { .. }) && client.calls.is_none() && !setup.holds_on {
                 actions.push(Action::GiveUp(client.place));
             }
             if self.left.crashes > 0 && client.stage != Stage::Idle {

@@ -23,7 +23,7 @@ const TWO_HOLD: &[&str] = &["exclusion", "a believed lease is in the store"];
 
 #[test]
 fn counting_from_a_repeat_that_was_not_answered() {
-    is_found(Fault::CountsFromTheLastSentRepeat, Setup { push: true, lost: 1, ..two() }, TWO_HOLD);
+    is_found(Fault::CountsFromTheLastSentRepeat, Setup { push: true, lost: 1, ticks: 2, ..two() }, TWO_HOLD);
 }
 
 #[test]
@@ -72,8 +72,28 @@ fn a_jump_back_that_is_believed() {
 }
 
 #[test]
+fn a_renewal_that_keeps_the_later_end() {
+    let setup = Setup { jumps: vec![-4_500], jump_count: 1, messages: 1, ..two() };
+    is_found(Fault::RenewalKeepsTheLaterEnd, setup, TWO_HOLD);
+}
+
+#[test]
+fn a_clock_that_is_read_once() {
+    let setup = Setup {
+        jumps: vec![4_500],
+        jump_count: 1,
+        replies_tell_time: false,
+        holds_on: true,
+        ticks: 5,
+        messages: 1,
+        ..two()
+    };
+    is_found(Fault::ClockIsReadOnce, setup, TWO_HOLD);
+}
+
+#[test]
 fn a_replys_clock_that_is_ignored() {
-    let setup = Setup { jumps: vec![4_500], jump_count: 1, ticks: 5, acquisitions: 2, messages: 1, ..two() };
+    let setup = Setup { jumps: vec![4_500], jump_count: 1, ticks: 5, messages: 1, holds_on: true, ..two() };
     is_found(Fault::ReplysClockIsIgnored, setup, TWO_HOLD);
 }
 
