@@ -108,8 +108,9 @@ async fn found(settings: &Settings, http: &SharedHttpClient) -> Result<Found> {
         loader = loader.region(Region::new(region.clone()));
     }
     let clock = dlock_core::Clock::system();
-    let loaded = clock.timeout_at(clock.now() + settings.op_timeout, loader.load()).await.ok_or_else(|| {
-        Error::new(ErrorKind::Unavailable, "the AWS configuration was not found in time; add region= to the URL")
-    })?;
+    let loaded =
+        clock.timeout_at(clock.now() + settings.op_timeout, Box::pin(loader.load())).await.ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, "the AWS configuration was not found in time; add region= to the URL")
+        })?;
     Ok((loaded.region().map(Region::to_string), loaded.credentials_provider()))
 }

@@ -100,7 +100,9 @@ impl Advice<'_> {
         let (problem, effect) = classify(&error);
         let table = self.table;
         let message = match problem {
-            Problem::Login => "the database refused the user or its password; check both in the URL".into(),
+            Problem::Login => {
+                "the database refused the credentials, the user or its password; check both in the URL".into()
+            }
             Problem::Database => "there is no such database or schema; make it, or name another in the URL".into(),
             Problem::Right if self.init => {
                 format!("this user may not make or change the table {table}; let one who may run: {}", self.create)
