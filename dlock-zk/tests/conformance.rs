@@ -2,14 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 use async_trait::async_trait;
-use dlock_conformance::proxy::Framing;
-use dlock_conformance::{Fault, Harness, Proxy, run};
+use dlock_conformance::{Fault, Harness, run};
 use dlock_core::{LockBackend, LockKey, Result};
 use dlock_fixtures::ZooKeeperServer;
 use dlock_zk::ZkBackend;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::task::{AbortHandle, JoinSet};
@@ -113,7 +111,6 @@ impl Harness for Zk {
             Fault::Processes,
             Fault::EndSession,
             Fault::Death,
-            Fault::Proxy,
         ]
     }
 
@@ -167,15 +164,6 @@ impl Harness for Zk {
     async fn requests(&self) -> Result<u64> {
         let server = self.server.as_ref().unwrap().lock().unwrap();
         Ok(server.metric("zk_packets_received"))
-    }
-
-    async fn proxy(&self) -> Result<Proxy> {
-        Ok(Proxy::tcp(Framing::ZooKeeper, self.address().to_owned()).await.unwrap())
-    }
-
-    async fn proxied_client(&self, proxy: &Proxy, op_timeout: Duration) -> Result<Arc<dyn LockBackend>> {
-        let url = format!("zk://{}/dlock?op_timeout={}ms", proxy.address(), op_timeout.as_millis());
-        Ok(Arc::new(ZkBackend::connect(&url.parse()?).await?))
     }
 
     fn worker_environment(&self) -> Vec<(String, String)> {
