@@ -71,10 +71,12 @@ async fn a_release_or_withdrawal_whose_reply_is_lost_is_done_all_the_same() {
     let (locks, clock) = (proxy.client(Duration::from_millis(300)).await, Clock::system());
     for round in 0..10 {
         let guard = locks.lock("k").acquire().await.unwrap();
-        let waiter = tokio::spawn(locks.lock("k").acquire());
-        while locks.inspect("k").await.unwrap().waiters.unwrap().is_empty() {
-            tokio::task::yield_now().await;
+        // One that was never told that it waits gives up after its `op_timeout`.
+        let mut waiting = locks.lock("k").acquire();
+        while waiting.last_seen().is_none() {
+            assert!(tokio::time::timeout(Duration::from_millis(1), &mut waiting).await.is_err(), "it holds");
         }
+        let waiter = tokio::spawn(waiting);
         proxy.lose();
         if round % 2 == 0 {
             waiter.abort();
