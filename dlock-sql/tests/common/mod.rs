@@ -90,7 +90,12 @@ impl Harness for Database {
     }
 
     async fn restart(&self) -> Result<()> {
-        self.servers.lock().unwrap().as_mut().unwrap().0.restart();
+        let mut servers = self.servers.lock().unwrap();
+        let (server, pooler) = servers.as_mut().unwrap();
+        server.restart();
+        if let Some(pooler) = pooler {
+            pooler.wait_for_server();
+        }
         Ok(())
     }
 
