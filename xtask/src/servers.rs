@@ -57,7 +57,7 @@ impl Servers {
 pub(crate) fn servers() -> Done {
     let servers = Servers::start()?;
     for (name, value) in servers.environment() {
-        println!("export {name}={value}");
+        println!("export {name}='{value}'");
     }
     println!("# Ctrl-C stops the servers");
     while !interrupted() {
