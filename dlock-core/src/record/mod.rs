@@ -1,8 +1,9 @@
 //! The lock record: for stores that can compare and swap but have no lock recipe.
 //!
 //! A lock is one small document: the last tokens, the holders and a queue of waiters. [`Record`] moves by the pure
-//! transitions in [`machine`], and what a client does with one it found stands in [`decide`] and [`Judge`]; a [`RecordStore`] keeps it; [`RecordBackend`] adds reading, swapping, waiting and the
-//! store's clock, and is a [`LockBackend`](crate::LockBackend).
+//! transitions in [`machine`], and what a client does with one that it found stands in [`decide`] and [`Judge`]; a
+//! [`RecordStore`] keeps it; [`RecordBackend`] adds reading, swapping, waiting and the store's clock, and is a
+//! [`LockBackend`](crate::LockBackend).
 
 mod backend;
 mod clock;
