@@ -34,7 +34,8 @@ fn store_time(micros: i128) -> StoreTime {
 
 impl Estimate {
     fn widened_to(self, now: Moment) -> Self {
-        let drift = (micros(now) - micros(self.at)).max(0) * DRIFT_PPM / 1_000_000;
+        // Rounded up: readings that come close on one another would else never widen it.
+        let drift = ((micros(now) - micros(self.at)).max(0) * DRIFT_PPM + 999_999) / 1_000_000;
         Self { low: self.low - drift, high: self.high + drift, at: self.at.max(now), ..self }
     }
 }
@@ -102,6 +103,18 @@ mod tests {
             sent: at(sent),
             received: at(received),
         }
+    }
+
+    #[test]
+    fn readings_close_on_one_another_do_not_keep_it_from_widening() {
+        let mut clock = StoreClock::default();
+        clock.observe(&reading(1_000, 0, 0, 0));
+        // Readings that say little, a millisecond apart, for ten seconds of drift.
+        for millis in 1..=10_000 {
+            clock.observe(&reading(1_000 + millis, 0, millis - 1, millis + 100));
+        }
+        let now = clock.now(at(10_100)).unwrap();
+        assert!(now.latest.since(now.earliest) >= Duration::from_millis(10), "{now:?}");
     }
 
     #[test]
