@@ -32,10 +32,15 @@ fn store_time(micros: i128) -> StoreTime {
     StoreTime(u64::try_from(micros.max(0)).unwrap_or(u64::MAX))
 }
 
+/// How far two clocks drift apart in that time, in microseconds. Rounded up: readings that come close on one another would
+/// else never widen an estimate.
+fn drift(from: Moment, to: Moment) -> i128 {
+    ((micros(to) - micros(from)).max(0) * DRIFT_PPM + 999_999) / 1_000_000
+}
+
 impl Estimate {
     fn widened_to(self, now: Moment) -> Self {
-        // Rounded up: readings that come close on one another would else never widen it.
-        let drift = ((micros(now) - micros(self.at)).max(0) * DRIFT_PPM + 999_999) / 1_000_000;
+        let drift = drift(self.at, now);
         Self { low: self.low - drift, high: self.high + drift, at: self.at.max(now), ..self }
     }
 }
@@ -57,8 +62,10 @@ impl StoreClock {
     pub fn observe(&mut self, reading: &StoreReading) {
         let shown = i128::from(reading.at.0);
         let granularity = i128::try_from(reading.granularity.as_micros()).unwrap_or(i128::MAX);
-        // A microsecond more on each side makes up for the division.
-        let (low, high) = (shown - micros(reading.received) - 1, shown + granularity - micros(reading.sent) + 1);
+        // A microsecond more on each side makes up for the division. Read as soon as it was sent, it has drifted since.
+        let flown = drift(reading.sent, reading.received);
+        let (low, high) =
+            (shown - micros(reading.received) - 1, shown + granularity - micros(reading.sent) + flown + 1);
         let unix = i128::from(reading.unix_micros) - shown;
         let fresh = Estimate { low, high, unix, at: reading.received };
         self.estimate = Some(match self.estimate.map(|known| known.widened_to(reading.received)) {
