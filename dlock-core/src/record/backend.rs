@@ -56,7 +56,14 @@ impl<S: RecordStore> RecordBackend<S> {
         self.0
             .transact(request.key(), plan, |record, sight| {
                 let entry = Entry { since: sight.floor, ..entry.clone() };
-                record.acquire(entry, patience, asks, sight)
+                let given_up = (asks == Asks::ToQueue && request.cancel().is_fired()).then(|| record.clone());
+                let answer = record.acquire(entry, patience, asks, sight);
+                if let Some(before) = given_up.filter(|_| answer == Answer::Waiting) {
+                    // Nobody wants to wait any more: it was given up before its turn came. It still takes a free lock.
+                    *record = before;
+                    return Answer::Held;
+                }
+                answer
             })
             .await
     }
@@ -153,6 +160,8 @@ impl<S: RecordStore> LockBackend for RecordBackend<S> {
             match &moved.answer {
                 Answer::Granted(holder) => return Ok(Attempt::Acquired(self.lease(request, holder, &moved))),
                 Answer::Disagrees(other) => return Err(disagrees(request, *other)),
+                // Not queued at all. What an earlier call may have left is withdrawn by core.
+                Answer::Held if request.cancel().is_fired() && !request.was_queued() => return Ok(Attempt::Held(info)),
                 Answer::Gone => {
                     request.start_anew();
                     asks = Asks::ToQueue;
