@@ -46,7 +46,8 @@ async fn one_holds_and_the_next_follows() {
     guard.release().await.unwrap();
     let next = waiter.await.unwrap().unwrap();
     assert!(next.token() > token);
-    assert!(next.is_valid() && next.remaining() > 20 * SECOND);
+    // What its place had left of its 15 s: more follows with the first renewal (rule E6).
+    assert!(next.is_valid() && next.remaining() > 13 * SECOND);
     drop(next);
     eventually("nothing is left", async || memory.is_empty()).await;
 }

@@ -207,8 +207,40 @@ async fn a_hand_over_wakes_the_next_waiter_alone() {
     holder.release(memory.clock().now() + Duration::from_secs(1)).await.unwrap();
     assert!(matches!(waiters.remove(0).await.unwrap(), Attempt::Acquired(_)));
     let after: Vec<_> = stores.iter().map(Watched::requests).collect();
-    assert_ne!(before[0], after[0]);
+    assert_ne!(before[0].0, after[0].0, "the waiter looked");
+    assert_eq!(before[0].1, after[0].1, "and wrote nothing: the lease was handed over");
     assert_eq!(before[1..], after[1..], "others stirred");
+}
+
+#[tokio::test]
+async fn a_crowd_of_one_client_keeps_its_places_by_one_write() {
+    let clock = Clock::manual();
+    let memory = Memory::with_clock(clock.clone());
+    let holder = grab(&memory, &request()).await;
+    let store = Watched::new(&memory);
+    let backend = RecordBackend::new(store.clone());
+    let crowd: Vec<_> = (0..20)
+        .map(|_| {
+            let backend = backend.clone();
+            tokio::spawn(async move { backend.acquire(&request()).await.unwrap() })
+        })
+        .collect();
+    let waiting = async || memory.inspect(request().key()).await.unwrap().waiters.unwrap().len();
+    while waiting().await < 20 {
+        tokio::task::yield_now().await;
+    }
+    // Every third of the TTL, 10 s, for three TTLs; the holder stays.
+    for _ in 0..9 {
+        let before = store.requests().1;
+        clock.advance(Duration::from_millis(3_334));
+        holder.renew(clock.now() + Duration::from_secs(1)).await.unwrap();
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(store.requests().1, before + 1);
+    }
+    assert_eq!(waiting().await, 20, "nobody lost its place");
+    crowd.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]

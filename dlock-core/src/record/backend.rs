@@ -1,5 +1,6 @@
 //! [`RecordBackend`]: a [`LockBackend`] of any [`RecordStore`].
 
+use super::company::Member;
 use super::decide::{Look, look, next_end};
 use super::engine::{Engine, Moved, Plan};
 use super::machine::{Answer, Asks, Sight};
@@ -40,7 +41,7 @@ impl<S: RecordStore> RecordBackend<S> {
         &self.0.store
     }
 
-    async fn ask(&self, request: &Request, asks: Asks) -> Result<Moved<Answer, S::Version>> {
+    async fn ask(&self, request: &Request, asks: Asks, yields: bool) -> Result<Moved<Answer, S::Version>> {
         let entry = Entry {
             id: request.holder(),
             mode: request.mode(),
@@ -51,24 +52,34 @@ impl<S: RecordStore> RecordBackend<S> {
         };
         let patience = patience(request);
         let give_up = self.0.clock.now() + request.op_timeout();
-        let (read_first, yields) = (asks == Asks::Again, asks != Asks::Once);
+        let read_first = asks == Asks::Again;
         let plan = Plan { give_up, ttl: request.ttl().get(), read_first, always_write: false, yields };
-        self.0
-            .transact(request.key(), plan, |record, sight| {
-                let entry = Entry { since: sight.floor, ..entry.clone() };
-                let given_up = (asks == Asks::ToQueue && request.cancel().is_fired()).then(|| record.clone());
-                let answer = record.acquire(entry, patience, asks, sight);
-                if let Some(before) = given_up.filter(|_| answer == Answer::Waiting) {
-                    // Nobody wants to wait any more: it was given up before its turn came. It still takes a free lock.
-                    *record = before;
-                    return Answer::Held;
-                }
-                answer
-            })
-            .await
+        let (company, mut kept) = (&self.0.company, Vec::new());
+        let moved = self.0.transact(request.key(), plan, |record, sight| {
+            let entry = Entry { since: sight.floor, ..entry.clone() };
+            let given_up = (asks == Asks::ToQueue && request.cancel().is_fired()).then(|| record.clone());
+            let answer = record.acquire(entry, patience, asks, sight);
+            kept.clear();
+            if answer != Answer::Waiting {
+                return answer;
+            }
+            if let Some(before) = given_up {
+                // Nobody wants to wait any more: it was given up before its turn came. It still takes a free lock.
+                *record = before;
+                return Answer::Held;
+            }
+            let others = company.all(request.key()).into_iter();
+            kept.extend(
+                others.filter(|(other, patience)| record.stay(other, *patience, sight)).map(|(other, _)| other),
+            );
+            answer
+        });
+        let moved = moved.await?;
+        company.kept(request.key(), &kept, moved.sent);
+        Ok(moved)
     }
 
-    fn lease(&self, request: &Request, holder: &Holder, moved: &Moved<Answer, S::Version>) -> Arc<dyn Lease> {
+    fn lease(&self, request: &Request, holder: &Holder, believed_until: Moment) -> Arc<dyn Lease> {
         let ttl = holder.entry.ttl();
         Arc::new(RecordLease {
             engine: self.0.clone(),
@@ -77,29 +88,40 @@ impl<S: RecordStore> RecordBackend<S> {
             token: FencingToken(holder.token),
             floor: FencingToken(holder.floor),
             ttl,
-            deadline: Deadline::new(self.0.believed_until(holder, moved)),
+            deadline: Deadline::new(believed_until),
             state: Mutex::default(),
         })
     }
 
     /// Resolves when a waiter must ask again: its place counts for a third of its time already (rule E5), it has another
-    /// place than it had, or something is to be settled. A look that finds nothing of that costs one read and no write.
-    async fn watch(&self, request: &Request, moved: Moved<Answer, S::Version>) -> Result<()> {
-        let (engine, id) = (&self.0, request.holder());
-        let repeat = moved.sent + patience(request) / 3;
+    /// place than it had, or something is to be settled. A look that finds nothing of that costs one read and no write,
+    /// and neither does one that finds the lock handed over.
+    async fn watch(&self, request: &Request, place: &Member<'_>, moved: Moved<Answer, S::Version>) -> Result<Watched> {
+        let (engine, id, key) = (&self.0, request.holder(), request.key());
         let (mut version, mut end) = (moved.version, next_end(&moved.record, &id, &moved.sight));
         loop {
-            let now = engine.clock.now();
+            let (now, repeat) = (engine.clock.now(), place.due());
             if now >= repeat {
-                return Ok(());
+                place.repeats(now);
+                return Ok(Watched::Asks { granted: false });
             }
             // Whatever it says, what the store has decides.
-            let _ = engine.store.changed(request.key(), &id, version.as_ref(), repeat.since(now).min(end)).await;
-            let snapshot = engine.snapshot(request.key(), engine.clock.now() + request.op_timeout()).await?;
-            let record = snapshot.record.unwrap_or_default();
-            let sight = engine.sight(request.key(), Some(&record), &snapshot.departed, &snapshot.doubted)?;
+            let _ = engine.store.changed(key, &id, version.as_ref(), repeat.since(now).min(end)).await;
+            let mut snapshot = engine.snapshot(key, engine.clock.now() + request.op_timeout()).await?;
+            let record = snapshot.record.take().unwrap_or_default();
+            let sight = engine.sight(key, Some(&record), &snapshot.departed, &snapshot.doubted)?;
+            if let Some(holder) = record.holders.iter().find(|holder| holder.entry.id == id) {
+                let until = engine.granted_until(holder, place.kept(), patience(request));
+                if until.since(engine.clock.now()) > patience(request) / 3 {
+                    let lease = self.lease(request, holder, until);
+                    engine.remember(key, &record, snapshot);
+                    return Ok(Watched::Acquired(lease));
+                }
+                // A grant counts for no longer than its place did: it waits for nobody's turn.
+                return Ok(Watched::Asks { granted: true });
+            }
             match look(&record, &id, &sight) {
-                Look::Ask => return Ok(()),
+                Look::Ask => return Ok(Watched::Asks { granted: false }),
                 Look::Wait(at_most) => (version, end) = (snapshot.version, at_most),
             }
         }
@@ -111,6 +133,14 @@ impl<S: RecordStore> RecordBackend<S> {
         let plan = Plan { give_up, ttl: Duration::MAX, read_first: true, always_write, yields: true };
         Ok(self.0.transact(key, plan, |record, sight| record.withdraw(id, sight)).await?.answer)
     }
+}
+
+/// What became of a waiter's place.
+enum Watched {
+    /// It was handed the lock, and has the lease already.
+    Acquired(Arc<dyn Lease>),
+    /// It is to ask again; `granted`: the lock was handed to it.
+    Asks { granted: bool },
 }
 
 fn patience(request: &Request) -> Duration {
@@ -140,9 +170,11 @@ impl<S: RecordStore> LockBackend for RecordBackend<S> {
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Attempt> {
-        let moved = self.ask(request, Asks::Once).await?;
+        let moved = self.ask(request, Asks::Once, false).await?;
         match &moved.answer {
-            Answer::Granted(holder) => Ok(Attempt::Acquired(self.lease(request, holder, &moved))),
+            Answer::Granted(holder) => {
+                Ok(Attempt::Acquired(self.lease(request, holder, self.0.believed_until(holder, &moved))))
+            }
             Answer::Disagrees(other) => Err(disagrees(request, *other)),
             Answer::Waiting | Answer::Held | Answer::Full | Answer::Gone => {
                 Ok(Attempt::Held(shown(request.key(), &moved.record, &moved.sight)))
@@ -153,30 +185,50 @@ impl<S: RecordStore> LockBackend for RecordBackend<S> {
     async fn acquire(&self, request: &Request) -> Result<Attempt> {
         let mut asks = if request.was_queued() { Asks::Again } else { Asks::ToQueue };
         let mut seen = None;
-        let mut polls = crate::backoff();
+        let (mut polls, mut yields, mut place) = (crate::backoff(), true, None);
         while !request.cancel().is_fired() {
-            let moved = self.ask(request, asks).await?;
+            let moved = self.ask(request, asks, yields).await?;
             let info = shown(request.key(), &moved.record, &moved.sight);
             match &moved.answer {
-                Answer::Granted(holder) => return Ok(Attempt::Acquired(self.lease(request, holder, &moved))),
+                Answer::Granted(holder) => {
+                    return Ok(Attempt::Acquired(self.lease(request, holder, self.0.believed_until(holder, &moved))));
+                }
                 Answer::Disagrees(other) => return Err(disagrees(request, *other)),
                 // Not queued at all. What an earlier call may have left is withdrawn by core.
                 Answer::Held if request.cancel().is_fired() && !request.was_queued() => return Ok(Attempt::Held(info)),
                 Answer::Gone => {
                     request.start_anew();
-                    asks = Asks::ToQueue;
+                    (asks, yields, place) = (Asks::ToQueue, true, None);
                     continue;
                 }
                 Answer::Full | Answer::Held => asks = Asks::ToQueue,
-                Answer::Waiting => asks = Asks::Again,
+                Answer::Waiting => {
+                    asks = Asks::Again;
+                    // It stays while it asks again: that may take longer than its place counts.
+                    let (company, patience) = (&self.0.company, patience(request));
+                    let place = place
+                        .get_or_insert_with(|| company.join(request.key(), request.holder(), patience, moved.sent));
+                    place.was_kept(moved.sent);
+                }
             }
             request.is_waiting(Some(info.clone()));
             seen = Some(info);
+            let watched = async {
+                match place.as_ref().filter(|_| asks == Asks::Again) {
+                    Some(place) => self.watch(request, place, moved).await,
+                    None => {
+                        self.0.clock.sleep(polls.next().unwrap_or_default()).await;
+                        Ok(Watched::Asks { granted: false })
+                    }
+                }
+            };
             tokio::select! {
                 biased;
                 () = request.cancel().fired() => {}
-                () = self.0.clock.sleep(polls.next().unwrap_or_default()), if asks == Asks::ToQueue => {}
-                watched = self.watch(request, moved), if asks == Asks::Again => watched?,
+                watched = watched => match watched? {
+                    Watched::Acquired(lease) => return Ok(Attempt::Acquired(lease)),
+                    Watched::Asks { granted } => yields = !granted,
+                },
             }
         }
         if seen.is_some() || request.was_queued() {

@@ -1,5 +1,6 @@
 //! [`Engine`]: one transition of a record in its store.
 
+use super::company::Company;
 use super::decide::{Step, step};
 use super::machine::Sight;
 use super::{Change, Holder, Judge, Record, RecordStore, Snapshot, StoreReading, Swap};
@@ -21,6 +22,7 @@ pub(super) struct Engine<S: RecordStore> {
     known: Mutex<LruCache<LockKey, Known<S::Version>>>,
     /// A crowd of one client would else spoil its own swaps: of a hundred that read the same version one can write.
     turns: Turns,
+    pub(super) company: Company,
 }
 
 /// How many keys' last versions are remembered.
@@ -83,6 +85,7 @@ impl<S: RecordStore> Engine<S> {
             store,
             known: Mutex::new(LruCache::new(REMEMBERED)),
             turns: Turns::default(),
+            company: Company::default(),
         }
     }
 
@@ -208,6 +211,21 @@ impl<S: RecordStore> Engine<S> {
             Error::new(ErrorKind::Unexpected, "the store's reply has no time, and none is known")
                 .with_effect(Effect::NotApplied)
         })
+    }
+
+    /// A record as a read showed it is remembered: the next transition is one swap on it.
+    pub(super) fn remember(&self, key: &LockKey, record: &Record, snapshot: Snapshot<S::Version>) {
+        if snapshot.version.is_some() {
+            let known = Known { record: Some(record.clone()), fresh: false, ..Known::of(snapshot) };
+            locked(&self.known).put(key.clone(), known);
+        }
+    }
+
+    /// Until when a waiter may believe in a lease that it was granted by hand-over, as it sees now: its place was kept for
+    /// `patience` by a request sent at `kept` (rule E6).
+    pub(super) fn granted_until(&self, holder: &Holder, kept: Moment, patience: Duration) -> Moment {
+        let now = self.clock.now();
+        locked(&self.judge).granted_until(holder, kept, patience, now)
     }
 
     /// Until when a holder may believe in its lease after a transition.

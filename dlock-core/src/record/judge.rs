@@ -112,6 +112,13 @@ impl Judge {
             (Some(_), None) => now,
         }
     }
+
+    /// Until when a waiter may believe in a lease that was handed over to it, as it sees at `now`: the grant counts for no
+    /// longer than the place, which a request sent at `kept` was told to keep for `patience` (rule E6).
+    pub fn granted_until(&self, holder: &Holder, kept: Moment, patience: Duration, now: Moment) -> Moment {
+        let until = valid_until(kept, patience);
+        self.clock.now(now).map_or(now, |store| until.min(now + holder.expires.since(store.latest)))
+    }
 }
 
 #[cfg(test)]

@@ -120,6 +120,12 @@ impl Record {
         Answer::Waiting
     }
 
+    /// Keeps the place of a waiter: a request of another waiter of its client does it for both. `false` if it has none.
+    pub fn stay(&mut self, id: &HolderId, patience: Duration, sight: &Sight) -> bool {
+        let waiter = self.queue.iter_mut().find(|waiter| waiter.entry.id == *id);
+        waiter.map(|waiter| waiter.alive_until = sight.latest + patience).is_some()
+    }
+
     /// Extends a lease that stands. `None`, and nothing but settling changes, if it does not.
     pub fn renew(&mut self, id: &HolderId, sight: &Sight) -> Option<Holder> {
         self.settle(sight);

@@ -7,6 +7,7 @@
 
 mod backend;
 mod clock;
+mod company;
 pub mod decide;
 mod document;
 mod engine;
