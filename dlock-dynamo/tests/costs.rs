@@ -84,3 +84,27 @@ async fn a_crowd_of_one_client_costs_two_reads_a_look() {
     }
     guard.release().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_one_client_repeats_its_requests_as_one_waiter_does() {
+    let server = DynamoServer::start();
+    let holder = connect(&format!("{}&create=true", server.url())).await;
+    let guard = holder.lock("k").acquire().await.unwrap();
+    let proxy = Proxy::start(server.port()).await;
+    let crowd = connect(&format!("{}&poll=200ms&ttl=3s", proxy.url())).await;
+    let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(crowd.lock("k").acquire())).collect();
+    while holder.inspect("k").await.unwrap().waiters.map_or(0, |waiters| waiters.len()) < 20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    proxy.take_log();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let writes = proxy.take_log().iter().filter(|request| request.operation == "PutItem").count();
+    println!("{writes} writes of 20 waiters in two TTLs");
+    // One each third of a TTL is six; each for itself would be 120.
+    assert!((2..=12).contains(&writes), "{writes} writes");
+    assert_eq!(holder.inspect("k").await.unwrap().waiters.unwrap().len(), 20, "all kept their places");
+    for waiter in waiting {
+        waiter.abort();
+    }
+    guard.release().await.unwrap();
+}

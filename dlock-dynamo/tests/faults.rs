@@ -155,11 +155,11 @@ async fn an_acquire_that_arrives_after_its_undo_takes_nothing() {
             let (late, count) = (late.clone(), count.clone());
             move |request| {
                 let first = request.operation == "PutItem" && count.fetch_add(1, Ordering::SeqCst) == 0;
-                // All tries of the caller fail; what is held back is the first.
+                // The caller repeats it under the same id, and gives up what it got then.
                 if first { Action::Later(late.clone()) } else { Action::Pass }
             }
         });
-        let acquire = locks.lock(key).wait_at_most(Duration::ZERO).acquire();
+        let acquire = locks.lock(key).acquire();
         if let Ok(guard) = acquire.await {
             guard.release().await.unwrap();
         }

@@ -180,6 +180,16 @@ async fn ten_holders_and_ten_waiters_outlive_a_restart() {
 }
 
 #[tokio::test]
+async fn a_call_that_does_not_wait_gets_a_free_lock_as_the_first_of_its_client() {
+    let server = DynamoServer::start();
+    for _ in 0..10 {
+        let locks = connect(&format!("{}&create=true", server.url())).await.unwrap();
+        let guard = locks.lock("k").wait_at_most(Duration::ZERO).acquire().await.expect("it is free");
+        guard.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn people_see_who_holds_in_the_table() {
     let server = DynamoServer::start();
     let locks = connect(&format!("{}&create=true", server.url())).await.unwrap();
