@@ -99,18 +99,18 @@ async fn an_endpoint_where_nobody_listens_is_unavailable_in_time() {
     assert!(clock.now().since(begun) < Duration::from_millis(1_500));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hangs_is_unavailable_in_time_and_the_loss_is_told() {
     let server = DynamoServer::start();
-    let locks = connect(&format!("{}&create=true&poll=50ms&op_timeout=500ms", server.url())).await.unwrap();
-    let guard = locks.lock("k").ttl(Duration::from_secs(2)).acquire().await.unwrap();
+    let locks = connect(&format!("{}&create=true&poll=50ms&op_timeout=1s", server.url())).await.unwrap();
+    let guard = locks.lock("k").ttl(Duration::from_secs(3)).acquire().await.unwrap();
     server.pause();
     let clock = Clock::system();
     let begun = clock.now();
     let error = locks.lock("other").try_acquire().await.unwrap_err();
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::Unknown), "{}", error.chain());
     let took = clock.now().since(begun);
-    assert!(took < Duration::from_millis(1_000), "{took:?}");
+    assert!(took < Duration::from_millis(1_500), "{took:?}");
     let until = guard.valid_until();
     assert_eq!(guard.lost().await, LostCause::Expired);
     assert!(clock.now().since(until) < Duration::from_millis(50), "told {:?} late", clock.now().since(until));
