@@ -1,7 +1,7 @@
 //! [`Nemesis`]: carries a plan of faults out.
 
 use crate::history::{Done, Line, Recorder};
-use crate::plan::{Fault, Planned};
+use crate::plan::{Fault, Planned, index};
 use crate::proxy::{Link, State};
 use crate::store::Server;
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,12 +15,30 @@ use tokio::task::JoinSet;
 /// What is broken, and by whom it is whole again.
 #[derive(Debug)]
 pub(crate) struct Nemesis {
-    pub(crate) server: Mutex<Box<dyn Server>>,
-    /// Of the server's faults one after the other: a loaded machine may take longer to start it than the plan thinks.
-    pub(crate) turn: tokio::sync::Mutex<()>,
+    pub(crate) members: Vec<Arc<Member>>,
     pub(crate) workers: Vec<Mutex<Process>>,
     pub(crate) links: Vec<Link>,
     pub(crate) recorder: Recorder,
+}
+
+/// A server of the store, and what connects the other members of its cluster to it.
+#[derive(Debug)]
+pub(crate) struct Member {
+    server: Mutex<Box<dyn Server>>,
+    /// Of its faults one after the other: a loaded machine may take longer to start it than the plan thinks.
+    turn: tokio::sync::Mutex<()>,
+    peers: Vec<Link>,
+}
+
+impl Member {
+    pub(crate) fn new(server: Box<dyn Server>, peers: Vec<Link>) -> Self {
+        Self { server: Mutex::new(server), turn: tokio::sync::Mutex::default(), peers }
+    }
+
+    async fn with(self: &Arc<Self>, work: fn(&mut dyn Server)) {
+        let this = self.clone();
+        on_a_thread(move || work(&mut **locked(&this.server))).await;
+    }
 }
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -153,19 +171,28 @@ impl Nemesis {
                 wait.await;
                 locked(self.worker(slot)).signal(Signal::CONT);
             }
-            Fault::KillServer { .. } => {
-                let _turn = self.turn.lock().await;
+            Fault::KillServer { member, .. } => {
+                let member = self.member(member);
+                let _turn = member.turn.lock().await;
                 self.begins(fault, None);
-                self.clone().with_server(|server| server.kill()).await;
+                member.with(|server| server.kill()).await;
                 wait.await;
-                self.clone().with_server(|server| server.restart()).await;
+                member.with(|server| server.restart()).await;
             }
-            Fault::StopServer { .. } => {
-                let _turn = self.turn.lock().await;
+            Fault::StopServer { member, .. } => {
+                let member = self.member(member);
+                let _turn = member.turn.lock().await;
                 self.begins(fault, None);
-                self.clone().with_server(|server| server.pause()).await;
+                member.with(|server| server.pause()).await;
                 wait.await;
-                self.clone().with_server(|server| server.resume()).await;
+                member.with(|server| server.resume()).await;
+            }
+            Fault::CutMember { member, .. } => {
+                let member = self.member(member);
+                self.begins(fault, None);
+                member.peers.iter().for_each(|link| link.set(State { cut: true, ..State::default() }));
+                wait.await;
+                member.peers.iter().for_each(|link| link.set(State::default()));
             }
             Fault::Cut { slot, .. } => {
                 self.begins(fault, None);
@@ -207,19 +234,18 @@ impl Nemesis {
     }
 
     pub(crate) fn worker(&self, slot: u32) -> &Mutex<Process> {
-        &self.workers[usize::try_from(slot).expect("a few workers")]
+        &self.workers[index(slot)]
+    }
+
+    fn member(&self, member: u32) -> Arc<Member> {
+        self.members[index(member)].clone()
     }
 
     fn set(&self, slot: Option<u32>, state: State) {
-        for (index, link) in self.links.iter().enumerate() {
-            if slot.is_none_or(|slot| usize::try_from(slot).is_ok_and(|slot| slot == index)) {
-                link.set(state);
-            }
+        match slot {
+            Some(slot) => self.links[index(slot)].set(state),
+            None => self.links.iter().for_each(|link| link.set(state)),
         }
-    }
-
-    async fn with_server(self: Arc<Self>, work: fn(&mut dyn Server)) {
-        on_a_thread(move || work(&mut **locked(&self.server))).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`Link`]: what connects one worker to the server, and may be cut. It knows bytes only.
+//! [`Link`]: what connects one worker, or a member of a cluster, to servers, and may be cut. It knows bytes only.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -22,10 +22,10 @@ pub(crate) struct State {
     pub(crate) delay: Duration,
 }
 
-/// A TCP proxy between one worker and the server.
+/// A TCP proxy before each of some servers, for one client of theirs.
 #[derive(Debug)]
 pub(crate) struct Link {
-    port: u16,
+    ports: Vec<u16>,
     state: watch::Sender<State>,
 }
 
@@ -36,26 +36,29 @@ enum Way {
 }
 
 impl Link {
-    /// Listens on a port of its own, for as long as the runtime lives.
-    pub(crate) async fn open(server: u16) -> std::io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let port = listener.local_addr()?.port();
-        let state = watch::Sender::new(State::default());
-        let seen = state.subscribe();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                if seen.borrow().cut {
-                    reset(&client);
-                    continue;
+    /// Listens on a port of its own for each server, for as long as the runtime lives.
+    pub(crate) async fn open(servers: &[u16]) -> std::io::Result<Self> {
+        let (mut ports, state) = (Vec::new(), watch::Sender::new(State::default()));
+        for server in servers.iter().copied() {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            ports.push(listener.local_addr()?.port());
+            let seen = state.subscribe();
+            tokio::spawn(async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    if seen.borrow().cut {
+                        reset(&client);
+                        continue;
+                    }
+                    tokio::spawn(connect(client, server, seen.clone()));
                 }
-                tokio::spawn(connect(client, server, seen.clone()));
-            }
-        });
-        Ok(Self { port, state })
+            });
+        }
+        Ok(Self { ports, state })
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    /// Where each server is reached through it.
+    pub(crate) fn ports(&self) -> &[u16] {
+        &self.ports
     }
 
     pub(crate) fn set(&self, state: State) {

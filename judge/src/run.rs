@@ -2,11 +2,12 @@
 
 use crate::check::{Verdict, check};
 use crate::history::{Line, Probe, Recorder, Setting, millis};
-use crate::nemesis::{Nemesis, Process, locked};
+use crate::nemesis::{Member, Nemesis, Process, locked};
 use crate::plan::{Targets, plan};
 use crate::proxy::Link;
 use crate::store::Store;
 use crate::worker::{KEYS, Kind, LONGEST_TTL};
+use dlock_fixtures::{Peer, free_port};
 use dlocks::{Error, Lifetime, Locks, Wake};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -65,24 +66,40 @@ pub fn run(orders: &Orders) -> Result<Verdict, String> {
 
 async fn play(orders: &Orders, folder: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| error.to_string();
-    let server = orders.store.start(folder);
-    let port = server.port();
-    let url = orders.store.url(port, folder);
+    let (mut peers, mut peer_links) = (Vec::new(), Vec::new());
+    for _ in 0..orders.store.members {
+        let (mut ports, mut links) = (Vec::new(), Vec::new());
+        for _ in 0..orders.store.peers {
+            let port = free_port();
+            let link = Link::open(&[port]).await.map_err(failed)?;
+            ports.push(Peer { port, called_at: link.ports()[0] });
+            links.push(link);
+        }
+        peers.push(ports);
+        peer_links.push(links);
+    }
+    let (store, at) = (orders.store, folder.to_owned());
+    let started = tokio::task::spawn_blocking(move || store.start(&at, &peers)).await;
+    let servers = started.map_err(|panic| panic.to_string())?;
+    let ports: Vec<_> = servers.iter().map(|server| server.port()).collect();
+    let members = servers.into_iter().zip(peer_links.into_iter().chain(std::iter::repeat_with(Vec::new)));
+    let members = members.map(|(server, links)| Arc::new(Member::new(server, links))).collect();
+    let url = orders.store.url(&ports, folder);
     let locks = connect(&url).await.map_err(|error| error.chain().to_string())?;
     write_setting(orders, &locks, folder).map_err(failed)?;
-    let targets = Targets { workers: orders.workers, server: orders.store.has_server, ttl: TTL };
+    let targets = Targets { workers: orders.workers, members: orders.store.members, ttl: TTL };
     let plan = plan(orders.seed, orders.length, targets);
     let resource = Resource::start(orders, folder).map_err(failed)?;
     let (mut workers, mut links) = (Vec::new(), Vec::new());
     for slot in 0..orders.workers {
-        let link = Link::open(port).await.map_err(failed)?;
-        let url = orders.store.url(link.port(), folder);
+        let link = Link::open(&ports).await.map_err(failed)?;
+        let url = orders.store.url(link.ports(), folder);
         links.push(link);
         let command = worker(orders, folder, slot, url, resource.port);
         workers.push(Mutex::new(Process::start(command).map_err(failed)?));
     }
     let recorder = Recorder::open(&folder.join("faults.jsonl")).map_err(failed)?;
-    let nemesis = Arc::new(Nemesis { server: Mutex::new(server), turn: Default::default(), workers, links, recorder });
+    let nemesis = Arc::new(Nemesis { members, workers, links, recorder });
     let interrupted = interrupted();
     nemesis.clone().run(&plan, orders.length, interrupted.clone()).await;
     if *interrupted.borrow() {

@@ -1,7 +1,8 @@
 //! [`STORES`]: the stores that can be judged. One more is one more line there, and one for its fixture.
 
 use dlock_fixtures::{
-    DynamoServer, EtcdServer, MariaDbServer, PostgresServer, RedisOptions, RedisServer, ZooKeeperServer,
+    DynamoServer, EtcdServer, MariaDbServer, Peer, PostgresServer, RedisOptions, RedisServer, ZooKeeperPeer,
+    ZooKeeperServer,
 };
 use rusqlite::{Connection, OpenFlags};
 use std::fmt::Debug;
@@ -15,67 +16,103 @@ pub struct Store {
     pub name: &'static str,
     /// Whether a restarted server, set up as here, still has the leases that it gave.
     pub keeps_leases: bool,
-    /// Whether it has a server, with connections to it.
-    pub has_server: bool,
-    /// Starts it. Local keeps its file in the folder.
-    start: fn(&Path) -> Box<dyn Server>,
-    /// The URL of the server at this port of 127.0.0.1.
-    url: fn(u16) -> String,
+    /// How many servers it has, with connections to them.
+    pub members: u32,
+    /// At how many ports the members of a cluster call each other.
+    pub(crate) peers: usize,
+    /// Starts them. Local keeps its file in the folder.
+    start: fn(&Path, &[Vec<Peer>]) -> Servers,
+    /// The URL of the servers at these hosts.
+    url: fn(&str) -> String,
 }
+
+/// All of a store's servers.
+pub(crate) type Servers = Vec<Box<dyn Server>>;
 
 /// All stores.
 pub const STORES: &[Store] = &[
     Store {
         name: "local",
-        keeps_leases: true,
-        has_server: false,
-        start: |folder| Box::new(File::at(folder)),
+        members: 0,
+        start: |folder, _| vec![Box::new(File::at(folder))],
         url: |_| String::new(),
+        ..SERVER
     },
-    server(
-        "redis",
-        true,
-        |_| Box::new(RedisServer::start_with(&RedisOptions { persistent: true, ..Default::default() })),
-        |port| format!("redis://127.0.0.1:{port}?op_timeout=2s"),
-    ),
-    server(
-        "redis-volatile",
-        false,
-        |_| Box::new(RedisServer::start()),
-        |port| format!("redis://127.0.0.1:{port}?op_timeout=2s"),
-    ),
-    server("etcd", true, |_| Box::new(EtcdServer::start()), |port| format!("etcd://127.0.0.1:{port}?op_timeout=2s")),
-    server("zk", true, |_| Box::new(ZooKeeperServer::start()), |port| format!("zk://127.0.0.1:{port}?op_timeout=2s")),
-    server(
-        "dynamo",
-        true,
-        |_| Box::new(DynamoServer::start()),
-        |port| {
-            let endpoint = format!("http://127.0.0.1:{port}");
-            format!("dynamodb://test:secret@locks?endpoint={endpoint}&create=true&poll=50ms&op_timeout=2s")
+    Store {
+        name: "redis",
+        start: |_, _| vec![Box::new(RedisServer::start_with(&RedisOptions { persistent: true, ..Default::default() }))],
+        url: redis,
+        ..SERVER
+    },
+    Store {
+        name: "redis-volatile",
+        keeps_leases: false,
+        start: |_, _| vec![Box::new(RedisServer::start())],
+        url: redis,
+        ..SERVER
+    },
+    Store { name: "etcd", start: |_, _| vec![Box::new(EtcdServer::start())], url: etcd, ..SERVER },
+    Store {
+        name: "etcd-3",
+        members: 3,
+        peers: 1,
+        start: |_, peers| {
+            let peers: Vec<_> = peers.iter().map(|peers| peers[0]).collect();
+            boxed(EtcdServer::start_cluster(&peers))
         },
-    ),
-    server(
-        "postgres",
-        true,
-        |_| Box::new(PostgresServer::start()),
-        |port| format!("postgres://postgres@127.0.0.1:{port}/test?create=true&op_timeout=2s"),
-    ),
-    server(
-        "mariadb",
-        true,
-        |_| Box::new(MariaDbServer::start()),
-        |port| format!("mysql://root@127.0.0.1:{port}/test?create=true&op_timeout=2s"),
-    ),
+        url: etcd,
+        ..SERVER
+    },
+    Store { name: "zk", start: |_, _| vec![Box::new(ZooKeeperServer::start())], url: zk, ..SERVER },
+    Store {
+        name: "zk-3",
+        members: 3,
+        peers: 2,
+        start: |_, peers| {
+            let peer = |peers: &Vec<Peer>| ZooKeeperPeer { quorum: peers[0], election: peers[1] };
+            boxed(ZooKeeperServer::start_ensemble(&peers.iter().map(peer).collect::<Vec<_>>()))
+        },
+        url: zk,
+        ..SERVER
+    },
+    Store {
+        name: "dynamo",
+        start: |_, _| vec![Box::new(DynamoServer::start())],
+        url: |host| format!("dynamodb://test:secret@locks?endpoint=http://{host}&create=true&poll=50ms&op_timeout=2s"),
+        ..SERVER
+    },
+    Store {
+        name: "postgres",
+        start: |_, _| vec![Box::new(PostgresServer::start())],
+        url: |host| format!("postgres://postgres@{host}/test?create=true&op_timeout=2s"),
+        ..SERVER
+    },
+    Store {
+        name: "mariadb",
+        start: |_, _| vec![Box::new(MariaDbServer::start())],
+        url: |host| format!("mysql://root@{host}/test?create=true&op_timeout=2s"),
+        ..SERVER
+    },
 ];
 
-const fn server(
-    name: &'static str,
-    keeps_leases: bool,
-    start: fn(&Path) -> Box<dyn Server>,
-    url: fn(u16) -> String,
-) -> Store {
-    Store { name, keeps_leases, has_server: true, start, url }
+/// What most stores are: one server, which keeps its leases.
+const SERVER: Store =
+    Store { name: "", keeps_leases: true, members: 1, peers: 0, start: |_, _| Vec::new(), url: |_| String::new() };
+
+fn redis(host: &str) -> String {
+    format!("redis://{host}?op_timeout=2s")
+}
+
+fn etcd(hosts: &str) -> String {
+    format!("etcd://{hosts}?op_timeout=2s")
+}
+
+fn zk(hosts: &str) -> String {
+    format!("zk://{hosts}?op_timeout=2s")
+}
+
+fn boxed<S: Server + 'static>(servers: Vec<S>) -> Servers {
+    servers.into_iter().map(|server| Box::new(server) as Box<dyn Server>).collect()
 }
 
 impl Store {
@@ -91,12 +128,18 @@ impl Store {
             .ok_or_else(|| format!("no store {name:?}; there are {}", names()))
     }
 
-    pub(crate) fn start(&self, folder: &Path) -> Box<dyn Server> {
-        (self.start)(folder)
+    /// Starts its servers; `peers` says for each where the others call it.
+    pub(crate) fn start(&self, folder: &Path, peers: &[Vec<Peer>]) -> Servers {
+        (self.start)(folder, peers)
     }
 
-    pub(crate) fn url(&self, port: u16, folder: &Path) -> String {
-        if self.has_server { (self.url)(port) } else { format!("local:{}?op_timeout=2s", file(folder)) }
+    /// The URL of its servers at these ports of 127.0.0.1.
+    pub(crate) fn url(&self, ports: &[u16], folder: &Path) -> String {
+        if self.members == 0 {
+            return format!("local:{}?op_timeout=2s", file(folder));
+        }
+        let hosts: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        (self.url)(&hosts.join(","))
     }
 }
 

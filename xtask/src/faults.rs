@@ -1,6 +1,6 @@
 //! `cargo xtask faults`: the judge, on each store and with its control.
 
-use crate::install::{build_dynamo_server, install};
+use crate::install::{build_dynamo_server, build_etcd_server, install};
 use crate::shell::{Done, cargo, root, run};
 use clap::Args;
 use std::process::Command;
@@ -31,18 +31,19 @@ const CONTROL: f64 = 0.5;
 pub(crate) fn faults(orders: &Faults) -> Done {
     install()?;
     build_dynamo_server()?;
+    let etcd = build_etcd_server()?;
     run(&mut cargo(&["build", "--quiet", "-p", "dlock-judge"]))?;
     let minutes = orders.minutes.to_string();
     if !orders.no_checks {
-        run(judge(orders).args(["--minutes", &minutes]))?;
+        run(judge(orders, &etcd).args(["--minutes", &minutes]))?;
     }
     let minutes = if orders.no_checks { minutes } else { orders.minutes.min(CONTROL).to_string() };
-    run(judge(orders).args(["--minutes", &minutes, "--no-checks"]))
+    run(judge(orders, &etcd).args(["--minutes", &minutes, "--no-checks"]))
 }
 
-fn judge(orders: &Faults) -> Command {
+fn judge(orders: &Faults, etcd: &str) -> Command {
     let mut judge = Command::new(root().join("target/debug/dlock-judge"));
-    judge.current_dir(root()).arg("run").args(&orders.stores);
+    judge.current_dir(root()).env("DLOCK_TEST_ETCD", etcd).arg("run").args(&orders.stores);
     if let Some(seed) = orders.seed {
         judge.args(["--seed", &seed.to_string()]);
     }

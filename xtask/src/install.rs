@@ -22,6 +22,7 @@ const PROGRAMS: &[(&str, &[&str], &str)] = &[
     ("openssl", &["version"], "openssl"),
     ("python3", &["-c", "import venv, ensurepip"], "python3-venv"),
     ("setsid", &["--version"], "util-linux"),
+    ("go", &["version"], "golang-go"),
 ];
 
 /// Installs what is missing, or says how.
@@ -86,4 +87,13 @@ pub(crate) fn venv(folder: &Path, requirements: &Path) -> Done<String> {
 pub(crate) fn build_dynamo_server() -> Done {
     let (manifest, target) = ("fixtures/dynamo-server/Cargo.toml", "target/dynamo-server");
     run(&mut cargo(&["build", "--quiet", "--manifest-path", manifest, "--target-dir", target]))
+}
+
+/// An etcd server newer than a distribution's: before 3.4.31 and 3.5.13, a leader that stood still for a while ends leases that
+/// its successor has prolonged (etcd-io/etcd#15247).
+pub(crate) fn build_etcd_server() -> Done<String> {
+    let program = root().join("target/etcd-server/etcd");
+    let mut build = Command::new("go");
+    run(build.args(["build", "-o"]).arg(&program).arg(".").current_dir(root().join("fixtures/etcd-server")))?;
+    Ok(program.display().to_string())
 }

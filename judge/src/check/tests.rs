@@ -172,8 +172,8 @@ fn a_server_that_forgets_promises_nothing_across_its_restart_but_tokens_and_fenc
     let mut script = Script::new();
     script.0.setting.keeps_leases = false;
     let one = script.gets(10, 0, Exclusive, 5, 1_000);
-    script.fault(400, Done::Begins { fault: Fault::KillServer { ms: 10 }, life: None });
-    script.fault(450, Done::Heals { fault: Fault::KillServer { ms: 10 } });
+    script.fault(400, Done::Begins { fault: Fault::KillServer { member: 0, ms: 10 }, life: None });
+    script.fault(450, Done::Heals { fault: Fault::KillServer { member: 0, ms: 10 } });
     let two = script.gets(500, 1, Exclusive, 6, 1_500);
     script.leaves(510, two);
     script.leaves(600, one);
