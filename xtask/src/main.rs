@@ -1,7 +1,8 @@
-//! The project's own tasks: `cargo xtask test | servers | faults | bench | verify | readme`.
+//! The project's own tasks: `cargo xtask test | servers | faults | fuzz | bench | verify | readme`.
 
 mod bench;
 mod faults;
+mod fuzz;
 mod install;
 mod readme;
 mod servers;
@@ -34,6 +35,8 @@ enum Tasks {
     Bench(bench::Bench),
     /// Break servers, processes and connections under the locks, and judge what their holders saw
     Faults(faults::Faults),
+    /// Give random input to everything that reads what others wrote
+    Fuzz(fuzz::Fuzz),
     /// Format, lints, docs, licences, features and the README's table
     Verify,
     /// Write the table of stores into the README
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Tasks::Servers => servers::servers(),
         Tasks::Bench(wanted) => bench::bench(&wanted),
         Tasks::Faults(orders) => faults::faults(&orders),
+        Tasks::Fuzz(orders) => fuzz::fuzz(&orders),
         Tasks::Verify => verify::verify(),
         Tasks::Readme { check } => readme::readme(check),
     };
