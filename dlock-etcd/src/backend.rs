@@ -1,6 +1,7 @@
 //! [`EtcdBackend`].
 
 use crate::config::{PARAMETERS, Settings};
+use crate::connection::Connection;
 use crate::error::{from_etcd, no_answer};
 use crate::line::Lines;
 use crate::names::{Names, Span};
@@ -13,7 +14,7 @@ use dlock_core::{
     Attempt, Cancel, Capabilities, Clock, Driver, Error, HolderId, Lifetime, LockBackend, LockInfo, LockKey, Moment,
     Request, Result, Shows, StoreUrl, TokenSurvives, Ttl, TtlRange, Wake,
 };
-use etcd_client::{Client, GetOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{GetOptions, PutOptions, Txn, TxnOp};
 use futures_core::stream::BoxStream;
 use futures_util::FutureExt;
 use std::collections::HashMap;
@@ -81,9 +82,10 @@ impl EtcdBackend {
         let settings = Settings::read(url)?;
         let clock = Clock::system();
         let give_up = clock.now() + settings.op_timeout;
-        let connected = Client::connect(&settings.endpoints, Some(settings.options));
-        let client = clock.timeout_at(give_up, connected).await.ok_or_else(no_answer)?.map_err(from_etcd)?;
-        let (store, names, stop) = (Store { client, clock }, settings.names, Cancel::new());
+        let op_timeout = settings.op_timeout;
+        let opened = Connection::open(settings.endpoints.clone(), settings.options, op_timeout, clock.clone());
+        let connection = clock.timeout_at(give_up, opened).await.ok_or_else(no_answer)?.map_err(from_etcd)?;
+        let (store, names, stop) = (Store { connection, clock, op_timeout }, settings.names, Cancel::new());
         // Connections are made when they are first used, each time to one host of several.
         let mut tries = if settings.endpoints.len() == 1 { 1 } else { 4 * settings.endpoints.len() };
         loop {
@@ -94,7 +96,6 @@ impl EtcdBackend {
                 answer => break answer.map(drop)?,
             }
         }
-        let op_timeout = settings.op_timeout;
         Ok(Self(Arc::new(Shared {
             sessions: Sessions::new(store.clone(), names.clone(), op_timeout, stop.clone()),
             watches: Watches::new(store.clone(), names.clone(), op_timeout, stop.clone()),

@@ -65,8 +65,13 @@ impl KeepAlive {
             if left.is_zero() {
                 return LostCause::Expired;
             }
-            let give_up = sent + (left / 3).min(self.op_timeout).max(SHORTEST);
-            let answer = clock.timeout_at(give_up, self.ping(&mut stream)).await;
+            let within = (left / 3).min(self.op_timeout).max(SHORTEST);
+            let asked = self.store.connection.asks(within);
+            let answer = clock.timeout_at(sent + within, self.ping(&mut stream)).await;
+            match answer {
+                Some(_) => asked.got_answer(),
+                None => drop(asked),
+            }
             let now = clock.now();
             match answer {
                 Some(Ok(Some(ttl))) => {
@@ -92,7 +97,7 @@ impl KeepAlive {
     /// One keep-alive and its answer; `None` if the lease is gone. Opens the stream if there is none.
     async fn ping(&self, stream: &mut Option<Stream>) -> Result<Option<Duration>> {
         let Some((keeper, answers)) = stream else {
-            return match self.store.client.lease_client().keep_alive(self.session.lease).await {
+            return match self.store.connection.client().lease_client().keep_alive(self.session.lease).await {
                 Ok(opened) => {
                     *stream = Some(opened);
                     Ok(Some(self.session.ttl))

@@ -52,6 +52,7 @@
 mod acquire;
 mod backend;
 mod config;
+mod connection;
 mod error;
 mod keep_alive;
 mod lease;

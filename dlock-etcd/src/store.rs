@@ -1,19 +1,23 @@
 //! [`Store`]: requests to etcd, each answered in time.
 
+use crate::connection::{Asked, Connection, Made};
 use crate::error::{from_etcd, is_lease_gone, no_answer};
 use crate::names::Span;
 use dlock_core::{Clock, Moment, Result};
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, Error as EtcdError, GetOptions, KeyValue, KvClient,
-    LeaseTimeToLiveOptions, Txn, TxnOp, TxnOpResponse, WatchClient,
+    Compare, CompareOp, DeleteOptions, Error as EtcdError, GetOptions, KeyValue, KvClient, LeaseTimeToLiveOptions, Txn,
+    TxnOp, TxnOpResponse, WatchClient,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Requests to etcd, each answered by the moment at which its caller gives up. Clones share the connections.
+/// Requests to etcd, each answered by the moment at which its caller gives up. Clones share the connection.
 #[derive(Clone)]
 pub(crate) struct Store {
-    pub(crate) client: Client,
+    pub(crate) connection: Arc<Connection>,
     pub(crate) clock: Clock,
+    /// How long an answer may take.
+    pub(crate) op_timeout: Duration,
 }
 
 /// What a transaction did.
@@ -31,11 +35,17 @@ const LONGEST: usize = 256 * 1024 * 1024;
 
 impl Store {
     fn kv(&self) -> KvClient {
-        self.client.kv_client().max_decoding_message_size(LONGEST)
+        self.connection.client().kv_client().max_decoding_message_size(LONGEST)
     }
 
-    pub(crate) fn watch_client(&self) -> WatchClient {
-        self.client.watch_client().max_decoding_message_size(LONGEST)
+    /// For the client of a connection that was made.
+    pub(crate) fn watch_client(made: &Made) -> WatchClient {
+        made.client.watch_client().max_decoding_message_size(LONGEST)
+    }
+
+    /// A question to the server that the callers of this give up after `op_timeout`, or a little before.
+    pub(crate) fn asks(&self) -> Asked<'_> {
+        self.connection.asks(self.op_timeout * 3 / 4)
     }
 
     async fn call<T>(
@@ -43,7 +53,10 @@ impl Store {
         give_up: Moment,
         call: impl Future<Output = Result<T, EtcdError>>,
     ) -> Result<Result<T, EtcdError>> {
-        self.clock.timeout_at(give_up, call).await.ok_or_else(no_answer)
+        let asked = self.asks();
+        let answer = self.clock.timeout_at(give_up, call).await.ok_or_else(no_answer)?;
+        asked.got_answer();
+        Ok(answer)
     }
 
     /// Runs a transaction. `None` if it was to put something under a lease that is no longer there.
@@ -102,7 +115,7 @@ impl Store {
     ) -> Result<Option<(Duration, Vec<Vec<u8>>)>> {
         let options = LeaseTimeToLiveOptions::new();
         let options = if keys { options.with_keys() } else { options };
-        let mut leases = self.client.lease_client();
+        let mut leases = self.connection.client().lease_client();
         let response = match self.call(give_up, leases.time_to_live(lease, Some(options))).await? {
             Ok(response) => response,
             Err(error) if is_lease_gone(&error) => return Ok(None),
@@ -114,14 +127,14 @@ impl Store {
     /// A new lease: its id and TTL as granted.
     pub(crate) async fn grant(&self, ttl: Duration, give_up: Moment) -> Result<(i64, Duration)> {
         let wanted = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-        let mut leases = self.client.lease_client();
+        let mut leases = self.connection.client().lease_client();
         let response = self.call(give_up, leases.grant(wanted, None)).await?.map_err(from_etcd)?;
         Ok((response.id(), seconds(response.ttl()).unwrap_or_default()))
     }
 
     /// Ends a lease, and removes all its keys. One that is not there is ended already.
     pub(crate) async fn revoke(&self, lease: i64, give_up: Moment) -> Result<()> {
-        let mut leases = self.client.lease_client();
+        let mut leases = self.connection.client().lease_client();
         match self.call(give_up, leases.revoke(lease)).await? {
             Err(error) if !is_lease_gone(&error) => Err(from_etcd(error)),
             _ => Ok(()),

@@ -1,5 +1,6 @@
 //! [`Watches`]: all that a client watches, on one stream.
 
+use crate::connection::Made;
 use crate::error::from_etcd;
 use crate::locked;
 use crate::names::{Names, Span};
@@ -120,9 +121,14 @@ impl Shared {
                 heard = clock.now();
             }
             let error = match self.open().await {
-                Ok((requests, responses)) => {
+                Ok((made, (requests, responses))) => {
                     let begun = clock.now();
-                    let error = self.serve(requests, responses).await;
+                    let error = tokio::select! {
+                        error = self.serve(requests, responses) => error,
+                        () = self.store.connection.renewed(&made) => {
+                            Error::new(ErrorKind::Unavailable, "the connection was made anew")
+                        }
+                    };
                     if clock.now().since(begun) > LASTING {
                         heard = clock.now();
                         pauses = dlock_core::backoff();
@@ -148,11 +154,14 @@ impl Shared {
     }
 
     /// Opens a stream, with the watch of a key that never is: what is watched comes and goes.
-    async fn open(&self) -> Result<(WatchRequestSender, WatchResponseStream)> {
-        let give_up = self.store.clock.now() + self.op_timeout;
-        let mut client = self.store.watch_client();
+    async fn open(&self) -> Result<(Made, (WatchRequestSender, WatchResponseStream))> {
+        let (made, give_up) = (self.store.connection.made(), self.store.clock.now() + self.op_timeout);
+        let mut client = Store::watch_client(&made);
+        let asked = self.store.asks();
         let opened = self.store.clock.timeout_at(give_up, client.watch(self.names.withdrawn(0), None)).await;
-        Ok(opened.ok_or_else(crate::error::no_answer)?.map_err(from_etcd)?.split())
+        let opened = opened.ok_or_else(crate::error::no_answer)?;
+        asked.got_answer();
+        Ok((made, opened.map_err(from_etcd)?.split()))
     }
 
     /// Tells the server what is watched, and the watchers what it says, until the stream ends.
