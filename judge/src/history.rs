@@ -223,6 +223,20 @@ pub enum Probe {
     },
 }
 
+/// When a server, set up as it is in the run, loses leases that it gave before their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LosesLeases {
+    /// Never.
+    Never,
+    /// When it is killed and started again.
+    WhenKilled,
+    /// For a moment when a stopped one goes on: an etcd leader that does not yet know its successor ends what that one has
+    /// prolonged. Versions before 3.4.31 and 3.5.13 do so often (etcd-io/etcd#15247), 3.6.13 when its first tick comes
+    /// before the news.
+    WhenResumed,
+}
+
 /// What was run, and what the checker may ask of the store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Setting {
@@ -234,8 +248,8 @@ pub struct Setting {
     pub seconds: u64,
     /// Whether validity and fence were looked at.
     pub checks: bool,
-    /// A restarted server still has the leases that it gave.
-    pub keeps_leases: bool,
+    /// When a server loses leases that it gave.
+    pub loses_leases: LosesLeases,
     /// A lease lives by its own TTL, not by its client's session.
     pub own_ttl: bool,
 }

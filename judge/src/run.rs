@@ -195,7 +195,7 @@ fn write_setting(orders: &Orders, locks: &Locks, folder: &Path) -> std::io::Resu
         seed: orders.seed,
         seconds: orders.length.as_secs(),
         checks: orders.checks,
-        keeps_leases: orders.store.keeps_leases,
+        loses_leases: orders.store.loses_leases,
         own_ttl: locks.capabilities().lifetime == Lifetime::Lease,
     };
     std::fs::write(folder.join("run.json"), serde_json::to_vec_pretty(&setting)?)

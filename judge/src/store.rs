@@ -1,5 +1,6 @@
 //! [`STORES`]: the stores that can be judged. One more is one more line there, and one for its fixture.
 
+use crate::history::LosesLeases;
 use dlock_fixtures::{
     DynamoServer, EtcdServer, MariaDbServer, Peer, PostgresServer, RedisOptions, RedisServer, ZooKeeperPeer,
     ZooKeeperServer,
@@ -14,8 +15,8 @@ use std::time::Duration;
 pub struct Store {
     /// Its name on the command line.
     pub name: &'static str,
-    /// Whether a restarted server, set up as here, still has the leases that it gave.
-    pub keeps_leases: bool,
+    /// When a server, set up as here, loses leases that it gave.
+    pub loses_leases: LosesLeases,
     /// How many servers it has, with connections to them.
     pub members: u32,
     /// At how many ports the members of a cluster call each other.
@@ -46,7 +47,7 @@ pub const STORES: &[Store] = &[
     },
     Store {
         name: "redis-volatile",
-        keeps_leases: false,
+        loses_leases: LosesLeases::WhenKilled,
         start: |_, _| vec![Box::new(RedisServer::start())],
         url: redis,
         ..SERVER
@@ -54,6 +55,7 @@ pub const STORES: &[Store] = &[
     Store { name: "etcd", start: |_, _| vec![Box::new(EtcdServer::start())], url: etcd, ..SERVER },
     Store {
         name: "etcd-3",
+        loses_leases: LosesLeases::WhenResumed,
         members: 3,
         peers: 1,
         start: |_, peers| {
@@ -61,7 +63,6 @@ pub const STORES: &[Store] = &[
             boxed(EtcdServer::start_cluster(&peers))
         },
         url: etcd,
-        ..SERVER
     },
     Store { name: "zk", start: |_, _| vec![Box::new(ZooKeeperServer::start())], url: zk, ..SERVER },
     Store {
@@ -96,8 +97,14 @@ pub const STORES: &[Store] = &[
 ];
 
 /// What most stores are: one server, which keeps its leases.
-const SERVER: Store =
-    Store { name: "", keeps_leases: true, members: 1, peers: 0, start: |_, _| Vec::new(), url: |_| String::new() };
+const SERVER: Store = Store {
+    name: "",
+    loses_leases: LosesLeases::Never,
+    members: 1,
+    peers: 0,
+    start: |_, _| Vec::new(),
+    url: |_| String::new(),
+};
 
 fn redis(host: &str) -> String {
     format!("redis://{host}?op_timeout=2s")

@@ -17,7 +17,7 @@
 
 use super::holds::{Hold, killed};
 use super::{History, Violation, apart, conflict, shown};
-use crate::history::{Done, HoldId, Mode, Nanos};
+use crate::history::{Done, HoldId, LosesLeases, Mode, Nanos};
 use crate::plan::Fault;
 use std::collections::{BTreeMap, HashMap};
 
@@ -29,7 +29,7 @@ struct Inside<'a> {
 
 pub(super) fn judge(history: &History, holds: &[Hold]) -> Vec<Violation> {
     let killed = killed(history);
-    let lapses = if history.setting.keeps_leases { Vec::new() } else { restarts(history) };
+    let lapses = Lapses::of(history);
     let mut keys: BTreeMap<&str, Vec<Inside<'_>>> = BTreeMap::new();
     for hold in holds {
         let kill = killed.get(&(hold.id.slot, hold.id.life)).copied();
@@ -37,16 +37,13 @@ pub(super) fn judge(history: &History, holds: &[Hold]) -> Vec<Violation> {
             keys.entry(&hold.key).or_default().push(Inside { hold, from, to });
         }
     }
-    let mut violations = refused(history, &keys);
+    let mut violations = refused(history, &keys, &lapses);
     for stays in keys.values_mut() {
         stays.sort_by_key(|stay| stay.from);
         let mut present: Vec<&Inside<'_>> = Vec::new();
         for stay in stays.iter() {
             present.retain(|other| other.to > stay.from);
-            // A server that loses its leases when it restarts promises nothing across that.
-            let lapsed =
-                |other: &Inside<'_>| lapses.iter().any(|(from, to)| *from <= stay.from && *to >= other.hold.asked);
-            let others: Vec<_> = present.iter().filter(|other| !lapsed(other)).copied().collect();
+            let others: Vec<_> = present.iter().filter(|other| !lapses.part(other, stay)).copied().collect();
             if let Some(other) = others.iter().find(|other| conflict(stay.hold.mode, other.hold.mode)) {
                 let overlap = apart(stay.from, stay.to.min(other.to));
                 let what = format!("{} for {overlap:?} beside {}", shown(stay.hold), shown(other.hold));
@@ -65,9 +62,9 @@ pub(super) fn judge(history: &History, holds: &[Hold]) -> Vec<Violation> {
 }
 
 /// Requests that the fence refused while their holder was inside.
-fn refused(history: &History, keys: &BTreeMap<&str, Vec<Inside<'_>>>) -> Vec<Violation> {
+fn refused(history: &History, keys: &BTreeMap<&str, Vec<Inside<'_>>>, lapses: &Lapses) -> Vec<Violation> {
     let stays: HashMap<HoldId, &Inside<'_>> = keys.values().flatten().map(|stay| (stay.hold.id, stay)).collect();
-    let refused = history.served.iter().filter(|line| !line.event.accepted && history.setting.keeps_leases);
+    let refused = history.served.iter().filter(|line| !line.event.accepted && !lapses.excuse(line.at));
     let inside = refused.filter_map(|line| stays.get(&line.event.id).filter(|stay| stay.to > line.at));
     inside.map(|stay| Violation { rule: "the fence refused a holder", what: shown(stay.hold) }).collect()
 }
@@ -85,19 +82,50 @@ fn inside(hold: &Hold, killed: Option<Nanos>) -> Option<(Nanos, Nanos)> {
     Some((got.at, looked.max(end.min(got.until))))
 }
 
-/// From when to when a server was away and lost what it knew.
-fn restarts(history: &History) -> Vec<(Nanos, Nanos)> {
-    let mut restarts: Vec<(Nanos, Nanos)> = Vec::new();
-    for line in &history.faults {
-        match line.event {
-            Done::Begins { fault: Fault::KillServer { .. }, .. } => restarts.push((line.at, Nanos::MAX)),
-            Done::Heals { fault: Fault::KillServer { .. } } => {
-                if let Some(last) = restarts.last_mut() {
-                    last.1 = line.at;
+/// When servers lost leases that they had given: across that they promise nothing, and only tokens and fence stand.
+struct Lapses {
+    when: LosesLeases,
+    spans: Vec<(Nanos, Nanos)>,
+}
+
+/// From shortly before a server is known to go on until it surely knows who leads.
+const RESUMED: (Nanos, Nanos) = (100_000_000, 2_000_000_000);
+
+impl Lapses {
+    fn of(history: &History) -> Self {
+        let when = history.setting.loses_leases;
+        let mut spans: Vec<(Nanos, Nanos)> = Vec::new();
+        for line in &history.faults {
+            match (when, &line.event) {
+                (LosesLeases::WhenKilled, Done::Begins { fault: Fault::KillServer { .. }, .. }) => {
+                    spans.push((line.at, Nanos::MAX));
                 }
+                (LosesLeases::WhenKilled, Done::Heals { fault: Fault::KillServer { .. } }) => {
+                    if let Some(last) = spans.last_mut() {
+                        last.1 = line.at;
+                    }
+                }
+                (LosesLeases::WhenResumed, Done::Heals { fault: Fault::StopServer { .. } }) => {
+                    spans.push((line.at.saturating_sub(RESUMED.0), line.at + RESUMED.1));
+                }
+                _ => {}
             }
-            _ => {}
         }
+        Self { when, spans }
     }
-    restarts
+
+    /// Whether a later holder may have come to be inside with an earlier one because a server lost the earlier one's lease.
+    fn part(&self, earlier: &Inside<'_>, later: &Inside<'_>) -> bool {
+        self.spans.iter().any(|(from, to)| {
+            *from <= later.from
+                && *to >= earlier.hold.asked
+                && (self.when == LosesLeases::WhenKilled || later.from <= *to)
+        })
+    }
+
+    /// Whether the fence may refuse a holder at that moment.
+    fn excuse(&self, at: Nanos) -> bool {
+        // Who holds a lease that a killed server has forgotten may hold it for long.
+        self.when == LosesLeases::WhenKilled || self.spans.iter().any(|(from, to)| (*from..=*to).contains(&at))
+    }
 }

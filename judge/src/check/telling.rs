@@ -9,7 +9,7 @@
 
 use super::holds::{Got, Hold, Sleeps, killed};
 use super::{History, Violation, apart, shown};
-use crate::history::{Event, Nanos};
+use crate::history::{Event, LosesLeases, Nanos};
 use crate::worker::is_expected;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -91,7 +91,7 @@ pub(super) fn judge(history: &History, holds: &[Hold]) -> Told {
 /// Whether a lease that ended early is the store's fault. A control's holders believe in theirs for ever: what they find out
 /// proves nothing of the judge's sight.
 fn keeps(history: &History) -> bool {
-    history.setting.keeps_leases && history.setting.own_ttl && history.setting.checks
+    history.setting.loses_leases == LosesLeases::Never && history.setting.own_ttl && history.setting.checks
 }
 
 fn looks(got: &Got, found: &mut impl FnMut(&'static str, String)) {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{History, judge};
-use crate::history::{Done, Event, HoldId, Line, Mode, Nanos, Probe, Served, Setting, Told};
+use crate::history::{Done, Event, HoldId, Line, LosesLeases, Mode, Nanos, Probe, Served, Setting, Told};
 use crate::plan::Fault;
 use crate::worker::KEYS;
 
@@ -17,8 +17,14 @@ struct Who(HoldId, Mode, u64);
 
 impl Script {
     fn new() -> Self {
-        let setting =
-            Setting { store: "hand".into(), seed: 1, seconds: 60, checks: true, keeps_leases: true, own_ttl: true };
+        let setting = Setting {
+            store: "hand".into(),
+            seed: 1,
+            seconds: 60,
+            checks: true,
+            loses_leases: LosesLeases::Never,
+            own_ttl: true,
+        };
         let got =
             |key: &str| Line { at: 90_000 * MS, event: Probe::Got { key: key.into(), took_ms: 10, bound_ms: 5_000 } };
         let probes = KEYS.iter().map(|(key, _)| got(key)).collect();
@@ -170,7 +176,7 @@ fn one_permit_too_many_is_found() {
 #[test]
 fn a_server_that_forgets_promises_nothing_across_its_restart_but_tokens_and_fence_stand() {
     let mut script = Script::new();
-    script.0.setting.keeps_leases = false;
+    script.0.setting.loses_leases = LosesLeases::WhenKilled;
     let one = script.gets(10, 0, Exclusive, 5, 1_000);
     script.fault(400, Done::Begins { fault: Fault::KillServer { member: 0, ms: 10 }, life: None });
     script.fault(450, Done::Heals { fault: Fault::KillServer { member: 0, ms: 10 } });
@@ -183,6 +189,24 @@ fn a_server_that_forgets_promises_nothing_across_its_restart_but_tokens_and_fenc
     script.leaves(900, three);
     script.leaves(910, four);
     script.finds(&["two inside", "a token was given twice"]);
+}
+
+#[test]
+fn a_leader_that_goes_on_promises_nothing_for_a_moment() {
+    let mut script = Script::new();
+    script.0.setting.loses_leases = LosesLeases::WhenResumed;
+    script.fault(500, Done::Heals { fault: Fault::StopServer { member: 1, ms: 400 } });
+    let one = script.gets(10, 0, Exclusive, 5, 9_000);
+    let two = script.gets(520, 1, Exclusive, 6, 9_000);
+    script.looks(540, one, true, 9_000);
+    script.lost(550, one, "session_ended", 9_000);
+    script.leaves(560, two);
+    script.finds(&[]);
+    let three = script.gets(4_000, 2, Exclusive, 7, 9_000);
+    let four = script.gets(4_010, 3, Exclusive, 8, 9_000);
+    script.leaves(4_020, three);
+    script.leaves(4_030, four);
+    script.finds(&["two inside"]);
 }
 
 #[test]
