@@ -21,6 +21,8 @@ pub(crate) struct Connection {
     is_being_made: AtomicBool,
     /// When the last answer came.
     heard: AtomicU64,
+    /// When the first question was sent that has had no answer, and none has come since.
+    unanswered: AtomicU64,
 }
 
 /// A client, and when it was made.
@@ -30,7 +32,8 @@ pub(crate) struct Made {
     at: Moment,
 }
 
-/// A question to the server. Dropped without [`Asked::got_answer`] after its patience, it has the client made anew.
+/// A question to the server. Dropped without [`Asked::got_answer`], it has the client made anew if that was silent for longer
+/// than its patience: one caller that does not wait is no reason to give up a connection by which others hold locks.
 pub(crate) struct Asked<'a> {
     connection: &'a Arc<Connection>,
     sent: Moment,
@@ -38,6 +41,8 @@ pub(crate) struct Asked<'a> {
     answered: bool,
 }
 
+/// No question is without an answer.
+const NONE: u64 = u64::MAX;
 /// Silence so short is none.
 const SHORTEST: Duration = Duration::from_millis(50);
 
@@ -59,6 +64,7 @@ impl Connection {
             current: watch::Sender::new(Made { client, at }),
             is_being_made: AtomicBool::new(false),
             heard: AtomicU64::new(clock.now().as_nanos()),
+            unanswered: AtomicU64::new(NONE),
             clock,
         }))
     }
@@ -86,18 +92,29 @@ impl Connection {
         Asked { connection: self, sent: self.clock.now(), patience: patience.max(SHORTEST), answered: false }
     }
 
-    /// A question that was sent then has no answer: if nothing else was heard since either, the client is made anew.
-    fn is_silent(self: &Arc<Self>, sent: Moment) {
-        let heard = Moment::from_nanos(self.heard.load(Ordering::Acquire));
-        if heard >= sent || self.current.borrow().at >= sent || self.is_being_made.swap(true, Ordering::AcqRel) {
+    /// A question that was sent then has no answer.
+    fn got_none(self: &Arc<Self>, sent: Moment, patience: Duration) {
+        let (heard, made) = (self.heard.load(Ordering::Acquire), self.current.borrow().at);
+        if heard >= sent.as_nanos() || made >= sent {
             return;
         }
+        let first = Moment::from_nanos(self.unanswered.fetch_min(sent.as_nanos(), Ordering::AcqRel)).min(sent);
+        let silent = self.clock.now().since(first) >= patience;
+        if silent && !self.is_being_made.swap(true, Ordering::AcqRel) {
+            self.make_anew();
+        }
+    }
+
+    fn make_anew(self: &Arc<Self>) {
         tracing::debug!("the server is silent; connecting anew");
         let this = self.clone();
         self.runtime.spawn(async move {
             let connected = Client::connect(&this.endpoints, Some(this.options.clone()));
             match this.clock.timeout_at(this.clock.now() + this.op_timeout, connected).await {
-                Some(Ok(client)) => drop(this.current.send_replace(Made { client, at: this.clock.now() })),
+                Some(Ok(client)) => {
+                    this.unanswered.store(NONE, Ordering::Release);
+                    this.current.send_replace(Made { client, at: this.clock.now() });
+                }
                 Some(Err(error)) => tracing::debug!(%error, "could not connect anew"),
                 None => tracing::debug!("could not connect anew in time"),
             }
@@ -110,13 +127,14 @@ impl Asked<'_> {
     pub(crate) fn got_answer(mut self) {
         self.answered = true;
         self.connection.heard.fetch_max(self.connection.clock.now().as_nanos(), Ordering::AcqRel);
+        self.connection.unanswered.store(NONE, Ordering::Release);
     }
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        if !self.answered && self.connection.clock.now().since(self.sent) >= self.patience {
-            self.connection.is_silent(self.sent);
+        if !self.answered {
+            self.connection.got_none(self.sent, self.patience);
         }
     }
 }

@@ -53,7 +53,7 @@ impl KeepAlive {
     /// Sends a keep-alive every third of the TTL, one at a time, and tells why the session ended.
     async fn keep(&self) -> LostCause {
         let (session, clock) = (&self.session, &self.store.clock);
-        let mut stream = None;
+        let (mut stream, mut pauses) = (None, dlock_core::backoff());
         let mut due = *session.answered.borrow() + session.ttl / 3;
         loop {
             tokio::select! {
@@ -79,6 +79,7 @@ impl KeepAlive {
                         return session.deadline.cause().unwrap_or(LostCause::Expired);
                     }
                     session.answered.send_replace(sent);
+                    pauses = dlock_core::backoff();
                     due = sent + session.ttl / 3;
                 }
                 Some(Ok(None)) => return LostCause::SessionEnded,
@@ -88,7 +89,8 @@ impl KeepAlive {
                     if let Some(Err(error)) = failed {
                         tracing::debug!(error = %error.chain(), "could not keep a session alive; trying again");
                     }
-                    due = now + (session.deadline.at().since(now) / 8).clamp(SHORTEST, LONGEST_PAUSE);
+                    let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
+                    due = now + pause.min(session.deadline.at().since(now) / 8).clamp(SHORTEST, LONGEST_PAUSE);
                 }
             }
         }

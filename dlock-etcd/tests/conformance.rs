@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 use async_trait::async_trait;
-use dlock_conformance::{Fault, Harness, run};
+use dlock_conformance::proxy::Framing;
+use dlock_conformance::{Fault, Harness, Proxy, run};
 use dlock_core::{LockBackend, LockKey, Result};
 use dlock_etcd::EtcdBackend;
 use dlock_fixtures::EtcdServer;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// The variable that tells a worker process which server.
 const URL: &str = "DLOCK_ETCD_TEST_SERVER";
@@ -49,6 +51,7 @@ impl Harness for Etcd {
             Fault::EndSession,
             // A client that is dropped without being closed keeps its session alive no more, and revokes nothing.
             Fault::Death,
+            Fault::Proxy,
         ]
     }
 
@@ -75,6 +78,15 @@ impl Harness for Etcd {
 
     async fn requests(&self) -> Result<u64> {
         Ok(self.with(|server| server.messages(None)))
+    }
+
+    async fn proxy(&self) -> Result<Proxy> {
+        Ok(Proxy::tcp(Framing::Http2, self.url.trim_start_matches("etcd://")).await.unwrap())
+    }
+
+    async fn proxied_client(&self, proxy: &Proxy, op_timeout: Duration) -> Result<Arc<dyn LockBackend>> {
+        let url = format!("etcd://{}?op_timeout={}ms", proxy.address(), op_timeout.as_millis());
+        Ok(Arc::new(EtcdBackend::connect(&url.parse()?).await?))
     }
 
     fn worker_environment(&self) -> Vec<(String, String)> {

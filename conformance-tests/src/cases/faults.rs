@@ -126,8 +126,11 @@ async fn a_lock_is_lost_in_time(env: &Env, outage: Outage) {
     assert!(matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::Unavailable), "{}", error.chain());
     let heard = line.count(Requests::all());
     line.heal().await;
-    // What it was to give up while nobody heard it comes now, and harms nobody.
-    eventually(PATIENCE, "the line is in use again", async || heard.seen() > 0).await;
+    // What it was to give up while nobody heard it comes now, and harms nobody. With a session it has gone already, and
+    // nothing need come.
+    if env.capabilities.lifetime != Lifetime::Session {
+        eventually(PATIENCE, "the line is in use again", async || heard.seen() > 0).await;
+    }
     insist("another lock", async || locks.lock(env.name("b")).try_acquire().await).await;
     let info = direct.inspect(&env.key("a")).await.expect("inspect");
     assert_eq!(info.holders.iter().map(|holder| holder.id.clone()).collect::<Vec<_>>(), [next.holder()]);
@@ -156,9 +159,14 @@ async fn p2_connections_that_died_in_silence_are_replaced(env: Env) {
     for round in 0..8 {
         let part = format!("r{round}-");
         let rule = line.on(Requests::with(&env.name(&part)), 0, Action::Stall);
-        let request = env.long(&part).with_op_timeout(OP_TIMEOUT / 4);
-        let tried = within(PATIENCE, "an answer", over.try_acquire(&request)).await;
-        assert!(rule.is_struck() && tried.is_err(), "its reply was lost, and yet {tried:?}");
+        // One short call is not enough for a connection to be given up that others use as well.
+        eventually(SOON, "a request gets through", async || {
+            let request = env.long(&part).with_op_timeout(OP_TIMEOUT / 4);
+            let tried = within(PATIENCE, "an answer", over.try_acquire(&request)).await;
+            assert!(tried.is_err(), "its reply was lost, and yet {tried:?}");
+            rule.is_struck()
+        })
+        .await;
     }
     let last = env.long("a").with_op_timeout(OP_TIMEOUT);
     let attempt = insist("a try", async || over.try_acquire(&last).await).await;

@@ -82,6 +82,9 @@ impl Pump {
                 let bytes: Vec<u8> = buffer.drain(..unit.length).collect();
                 self.line.passes(Way::Up).await;
                 self.while_it_flows().await;
+                if unit.takes_back.is_some_and(|id| self.talk().is_held(id)) {
+                    continue;
+                }
                 let rule = unit.request.and_then(|id| self.line.judge(&bytes).map(|rule| (id, rule)));
                 match rule {
                     None => to.write_all(&bytes).await?,
@@ -212,6 +215,12 @@ impl Talk {
             Awaited::Copy => true,
             Awaited::By(rule) => matches!(rule.action(), Action::LoseReply | Action::Stall),
         })
+    }
+
+    /// Whether this request was held back: then it is carried out, though its client may want it no more.
+    fn is_held(&self, id: u64) -> bool {
+        let awaited = self.awaited.get(&id).into_iter().flatten();
+        awaited.into_iter().any(|awaited| matches!(awaited, Awaited::By(rule) if rule.action() == Action::Hold))
     }
 
     fn take(&mut self, id: u64) -> Option<Awaited> {

@@ -8,7 +8,7 @@ pub(super) struct Http1(Turns);
 impl Conversation for Http1 {
     fn up(&mut self, bytes: &[u8]) -> Option<Up> {
         let length = message(bytes)?;
-        Some(Up { length, request: Some(self.0.ask()) })
+        Some(Up { length, request: Some(self.0.ask()), ..Up::default() })
     }
 
     fn down(&mut self, bytes: &[u8]) -> Option<(usize, Down)> {

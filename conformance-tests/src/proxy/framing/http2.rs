@@ -30,12 +30,13 @@ impl Conversation for Http2 {
     fn up(&mut self, bytes: &[u8]) -> Option<Up> {
         if !self.greeted {
             self.greeted = bytes.len() >= PREFACE;
-            return self.greeted.then_some(Up { length: PREFACE, request: None });
+            return self.greeted.then_some(Up { length: PREFACE, request: None, ..Up::default() });
         }
         let frame = frame(bytes)?;
         // An empty one only ends the stream.
         let asks = frame.kind == DATA && frame.length > 9;
-        Some(Up { length: frame.length, request: asks.then_some(frame.stream) })
+        let of = |is: bool| is.then_some(frame.stream);
+        Some(Up { length: frame.length, request: of(asks), takes_back: of(frame.kind == RST_STREAM) })
     }
 
     fn down(&mut self, bytes: &[u8]) -> Option<(usize, Down)> {

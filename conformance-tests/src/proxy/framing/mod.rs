@@ -55,11 +55,13 @@ impl Framing {
     }
 }
 
-/// What goes up a connection: so many bytes, and the number of the request if they are one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What goes up a connection: so many bytes, and the number of the request if they are one, or if by them the client takes
+/// back what it asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Up {
     pub(super) length: usize,
     pub(super) request: Option<u64>,
+    pub(super) takes_back: Option<u64>,
 }
 
 /// What comes down a connection.

@@ -16,7 +16,7 @@ const TLS_REQUEST: usize = 32;
 impl Conversation for MySql {
     fn up(&mut self, bytes: &[u8]) -> Option<Up> {
         if self.encrypted {
-            return (!bytes.is_empty()).then_some(Up { length: bytes.len(), request: None });
+            return (!bytes.is_empty()).then_some(Up { length: bytes.len(), request: None, ..Up::default() });
         }
         let [a, b, c, sequence] = super::head(bytes)?;
         let size = usize::from(a) | usize::from(b) << 8 | usize::from(c) << 16;
@@ -26,7 +26,7 @@ impl Conversation for MySql {
         self.encrypted = sequence == 1 && size == TLS_REQUEST;
         // Within the log-in the client's packets go on counting; a command begins anew.
         let asks = sequence == 0 && size > 0 && !SILENT.contains(&bytes[4]);
-        Some(Up { length: 4 + size, request: asks.then(|| self.turns.ask()) })
+        Some(Up { length: 4 + size, request: asks.then(|| self.turns.ask()), ..Up::default() })
     }
 
     fn down(&mut self, bytes: &[u8]) -> Option<(usize, Down)> {
@@ -61,6 +61,6 @@ mod tests {
     fn what_is_encrypted_passes_unseen() {
         let mut wire = MySql::default();
         assert_eq!(ups(&mut wire, &packet(1, &[0; TLS_REQUEST])), [(36, None)]);
-        assert_eq!(wire.up(&[0x16, 3, 1]), Some(Up { length: 3, request: None }));
+        assert_eq!(wire.up(&[0x16, 3, 1]), Some(Up { length: 3, request: None, ..Up::default() }));
     }
 }

@@ -28,7 +28,7 @@ const CANCEL: u32 = 80_877_102;
 impl Conversation for Postgres {
     fn up(&mut self, bytes: &[u8]) -> Option<Up> {
         match self.up {
-            Phase::Unseen => (!bytes.is_empty()).then_some(Up { length: bytes.len(), request: None }),
+            Phase::Unseen => (!bytes.is_empty()).then_some(Up { length: bytes.len(), request: None, ..Up::default() }),
             Phase::Start => {
                 let (length, code) = (length(u32_at(bytes, 0)?), u32_at(bytes, 4)?);
                 if ENCRYPTION.contains(&code) {
@@ -36,7 +36,7 @@ impl Conversation for Postgres {
                 } else if code != CANCEL && bytes.len() >= length {
                     self.up = Phase::Typed;
                 }
-                (bytes.len() >= length).then_some(Up { length, request: None })
+                (bytes.len() >= length).then_some(Up { length, request: None, ..Up::default() })
             }
             Phase::Typed => {
                 let mut end = 0;
@@ -47,10 +47,12 @@ impl Conversation for Postgres {
                         return None;
                     }
                     match kind {
-                        b'Q' | b'S' | b'F' => return Some(Up { length: end, request: Some(self.turns.ask()) }),
+                        b'Q' | b'S' | b'F' => {
+                            return Some(Up { length: end, request: Some(self.turns.ask()), ..Up::default() });
+                        }
                         // Parts of a request that ends with a Sync.
                         b'P' | b'B' | b'D' | b'E' | b'C' => {}
-                        _ => return Some(Up { length: end, request: None }),
+                        _ => return Some(Up { length: end, request: None, ..Up::default() }),
                     }
                 }
             }
@@ -116,7 +118,7 @@ mod tests {
         let wish = [&8_u32.to_be_bytes()[..], &ENCRYPTION[0].to_be_bytes()].concat();
         ups(&mut wire, &wish);
         assert_eq!(downs(&mut wire, b"S"), [(1, Down::Other)]);
-        assert_eq!(wire.up(b"\x16\x03\x01abc"), Some(Up { length: 6, request: None }));
+        assert_eq!(wire.up(b"\x16\x03\x01abc"), Some(Up { length: 6, request: None, ..Up::default() }));
         assert_eq!(wire.down(b"\x16\x03"), Some((2, Down::Other)));
     }
 }

@@ -17,7 +17,7 @@ impl Conversation for Resp {
         } else {
             (line(bytes)?.1, false)
         };
-        Some(Up { length, request: (!pushed).then(|| self.0.ask()) })
+        Some(Up { length, request: (!pushed).then(|| self.0.ask()), ..Up::default() })
     }
 
     fn down(&mut self, bytes: &[u8]) -> Option<(usize, Down)> {

@@ -24,7 +24,7 @@ impl Conversation for ZooKeeper {
         let (length, xid) = frame(bytes)?;
         let request = number(xid).filter(|_| std::mem::replace(&mut self.asked, true));
         self.asked = true;
-        Some(Up { length, request })
+        Some(Up { length, request, ..Up::default() })
     }
 
     fn down(&mut self, bytes: &[u8]) -> Option<(usize, Down)> {
