@@ -210,7 +210,9 @@ impl Client {
         let until = self.clock.now() + request.op_timeout();
         let answer = self
             .persist(until, || async {
-                let answer = self.backend.try_acquire(request).await;
+                // A repeat has what the ones before have left: together they take no longer than one may.
+                let asked = request.clone().with_op_timeout(until.since(self.clock.now()));
+                let answer = self.backend.try_acquire(&asked).await;
                 answer.inspect_err(|error| request.doubt(error))
             })
             .await;

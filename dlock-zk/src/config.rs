@@ -3,14 +3,16 @@
 #[cfg(feature = "tls")]
 use crate::error::from_zk;
 use dlock_core::{Config, Error, ErrorKind, Result, StoreUrl};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 use zookeeper_client::{Acls, Client, Connector, CreateMode, CreateOptions};
 
 /// The folder of all locks, unless the URL names another.
 const ROOT: &str = "/dlock";
 const PORT: u16 = 2181;
-/// After so long without a sign of its server, a client looks for another one: sooner in short sessions.
-const SILENT: Duration = Duration::from_secs(10);
+/// After so long without a sign of its server, a client connects anew: sooner in short sessions, and no later than its
+/// calls give up.
+const SILENT: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(10);
 
 /// What the URL says.
 pub(crate) struct Settings {
@@ -68,13 +70,21 @@ impl Settings {
 
     /// A new session, if the servers answer.
     pub(crate) async fn connect(&self, timeout: Duration) -> Result<Client, zookeeper_client::Error> {
-        let silent = (timeout * 2 / 5).min(SILENT);
-        self.connector.clone().with_session_timeout(timeout).with_connection_timeout(silent).connect(&self.hosts).await
+        let connector = self.connector.clone().with_session_timeout(timeout);
+        connector.with_connection_timeout(silent(timeout, self.op_timeout)).connect(&self.hosts).await
     }
 
     pub(crate) fn options(&self, mode: CreateMode) -> CreateOptions<'static> {
         mode.with_acls(self.acls)
     }
+}
+
+/// How long a connection may be silent before its session goes on by another one. The driver looks at that eight times
+/// in the while, and asks the server for a sign of life at three eighths of it, so that a call that was sent on a dead
+/// connection is told so before its `op_timeout`, and the next one finds a good one. How soon a single caller gives up
+/// does not matter: many locks live by a connection.
+fn silent(ttl: Duration, op_timeout: Duration) -> Duration {
+    (op_timeout * 4 / 5).clamp(*SILENT.start(), *SILENT.end()).min(ttl * 2 / 5)
 }
 
 fn wrong(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
@@ -138,6 +148,16 @@ mod tests {
         ] {
             let settings = settings(url).unwrap();
             assert_eq!((settings.hosts.as_str(), settings.root.as_str()), (hosts, root), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_silent_connection_is_given_up_before_its_calls_and_long_before_its_session() {
+        let millis = Duration::from_millis;
+        for (ttl, op_timeout, expected) in
+            [(30_000, 5_000, 4_000), (2_000, 5_000, 800), (60_000, 60_000, 10_000), (30_000, 100, 500)]
+        {
+            assert_eq!(silent(millis(ttl), millis(op_timeout)), millis(expected), "{ttl} and {op_timeout} ms");
         }
     }
 

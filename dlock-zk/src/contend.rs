@@ -4,7 +4,7 @@ use crate::attempt::InQueue;
 use crate::backend::ZkBackend;
 use crate::error::from_zk;
 use crate::lease::{Releasing, ZkLease};
-use crate::queue::{Content, Queue};
+use crate::queue::{Content, Contents, Queue};
 use crate::session::Session;
 use crate::vigil::{Vigil, event};
 use crate::wait::Seen;
@@ -130,6 +130,9 @@ impl ZkBackend {
         request: &Request,
         info: &mut Option<LockInfo>,
     ) -> Result<()> {
+        // Told before anything else is asked, of which the answer may be lost.
+        let seen_so_far = || at.queue.info(request.key(), &Contents::new(), Some(&at.name));
+        request.is_waiting(Some(info.get_or_insert_with(seen_so_far).clone()));
         let give_up = self.give_up(request.op_timeout());
         let Some(watch) = session.watch_queue(at, behind, seen, give_up).await? else { return Ok(()) };
         let held = self.held(session, request.key(), &at.queue, Some(&at.name), give_up).await;

@@ -2,15 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 use async_trait::async_trait;
-use dlock_conformance::{Fault, Harness, run};
+use dlock_conformance::proxy::Framing;
+use dlock_conformance::{Fault, Harness, Proxy, run};
 use dlock_core::{LockBackend, LockKey, Result};
 use dlock_fixtures::ZooKeeperServer;
 use dlock_zk::ZkBackend;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, Weak};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Runtime;
-use tokio::task::{AbortHandle, JoinSet};
+use std::time::Duration;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 /// The variable that tells a worker process which server.
@@ -21,32 +20,15 @@ struct Zk {
     url: String,
     server: Option<Mutex<ZooKeeperServer>>,
     clients: Mutex<Vec<Made>>,
-    /// Where the bytes of all clients are carried.
-    proxies: Runtime,
     /// The session of what stands where a lock should be.
     garbage: tokio::sync::Mutex<Vec<Client>>,
 }
 
-/// A client, and what carries its bytes to the server: without it, it is a dead process to the server.
+/// A client, and its line to the server: when that is cut, it is a dead process to the server.
 #[derive(Debug)]
 struct Made {
     backend: Weak<ZkBackend>,
-    proxy: AbortHandle,
-}
-
-/// Carries the bytes of all connections until it is dropped.
-async fn carry(listener: TcpListener, server: String) {
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok((mut client, _)) = listener.accept().await else { return };
-        let server = server.clone();
-        connections.spawn(async move {
-            if let Ok(mut server) = TcpStream::connect(server).await {
-                let _ = client.set_nodelay(true).and(server.set_nodelay(true));
-                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-            }
-        });
-    }
+    line: Proxy,
 }
 
 impl Zk {
@@ -58,13 +40,7 @@ impl Zk {
                 (server.url(), Some(Mutex::new(server)))
             }
         };
-        Self {
-            url,
-            server,
-            clients: Mutex::default(),
-            proxies: Runtime::new().unwrap(),
-            garbage: tokio::sync::Mutex::default(),
-        }
+        Self { url, server, clients: Mutex::default(), garbage: tokio::sync::Mutex::default() }
     }
 
     fn address(&self) -> &str {
@@ -90,15 +66,7 @@ fn path(key: &LockKey) -> String {
 #[async_trait]
 impl Harness for Zk {
     async fn client(&self) -> Result<Arc<dyn LockBackend>> {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let (port, server) = (listener.local_addr().unwrap().port(), self.address().to_owned());
-        let proxy = self.proxies.spawn(async { carry(TcpListener::from_std(listener).unwrap(), server).await });
-        let url = format!("zk://127.0.0.1:{port}/dlock").parse()?;
-        let backend = Arc::new(ZkBackend::connect(&url).await?);
-        let made = Made { backend: Arc::downgrade(&backend), proxy: proxy.abort_handle() };
-        self.clients.lock().unwrap().push(made);
-        Ok(backend)
+        self.proxied_client(&self.proxy().await?, Duration::from_secs(5)).await
     }
 
     fn faults(&self) -> &'static [Fault] {
@@ -111,12 +79,14 @@ impl Harness for Zk {
             Fault::Processes,
             Fault::EndSession,
             Fault::Death,
+            Fault::Proxy,
         ]
     }
 
     async fn crash(&self, client: Arc<dyn LockBackend>) {
         // Its connections break, and nobody tells the server anything.
-        self.made(&client, |made| made.proxy.abort());
+        let line = self.made(&client, |made| made.line.clone());
+        line.cut().await;
     }
 
     async fn restart(&self) -> Result<()> {
@@ -164,6 +134,18 @@ impl Harness for Zk {
     async fn requests(&self) -> Result<u64> {
         let server = self.server.as_ref().unwrap().lock().unwrap();
         Ok(server.metric("zk_packets_received"))
+    }
+
+    async fn proxy(&self) -> Result<Proxy> {
+        Ok(Proxy::tcp(Framing::ZooKeeper, self.address()).await.unwrap())
+    }
+
+    async fn proxied_client(&self, line: &Proxy, op_timeout: Duration) -> Result<Arc<dyn LockBackend>> {
+        let url = format!("zk://{}/dlock?op_timeout={}ms", line.address(), op_timeout.as_millis());
+        let backend = Arc::new(ZkBackend::connect(&url.parse()?).await?);
+        let made = Made { backend: Arc::downgrade(&backend), line: line.clone() };
+        self.clients.lock().unwrap().push(made);
+        Ok(backend)
     }
 
     fn worker_environment(&self) -> Vec<(String, String)> {

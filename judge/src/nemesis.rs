@@ -139,6 +139,9 @@ impl Nemesis {
                 std::panic::resume_unwind(panic.into_panic());
             }
         }
+        for member in &self.members {
+            member.with(|server| server.wait()).await;
+        }
         self.recorder.record(&Line::now(Done::Over));
     }
 

@@ -161,6 +161,8 @@ pub(crate) trait Server: Send + Debug {
     fn kill(&mut self);
     /// Starts it on the data that it had.
     fn restart(&mut self);
+    /// Waits until it serves. Whoever did not wait for that at the restart does it here.
+    fn wait(&mut self) {}
     fn pause(&mut self);
     fn resume(&mut self);
 }
@@ -186,7 +188,29 @@ macro_rules! servers {
         })*
     };
 }
-servers!(RedisServer, EtcdServer, ZooKeeperServer, DynamoServer, PostgresServer, MariaDbServer);
+servers!(RedisServer, EtcdServer, DynamoServer, PostgresServer, MariaDbServer);
+
+/// It serves when most others do, and they are broken too.
+impl Server for ZooKeeperServer {
+    fn port(&self) -> u16 {
+        Self::port(self)
+    }
+    fn kill(&mut self) {
+        Self::kill(self);
+    }
+    fn restart(&mut self) {
+        self.start_again();
+    }
+    fn wait(&mut self) {
+        Self::wait(self);
+    }
+    fn pause(&mut self) {
+        Self::pause(self);
+    }
+    fn resume(&mut self) {
+        Self::resume(self);
+    }
+}
 
 /// A lock file: its pause is somebody else's write lock on it.
 #[derive(Debug)]

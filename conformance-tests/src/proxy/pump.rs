@@ -23,6 +23,8 @@ pub(super) struct Pump {
 struct Talk {
     wire: Box<dyn Conversation>,
     awaited: HashMap<u64, VecDeque<Awaited>>,
+    /// The server has ended the connection: it answers nothing any more.
+    is_over: bool,
 }
 
 enum Awaited {
@@ -47,7 +49,7 @@ impl Pump {
             let mut server = TcpStream::connect(&*upstream).await?;
             server.set_nodelay(true)?;
             client.set_nodelay(true)?;
-            let talk = Mutex::new(Talk { wire: framing.begin(), awaited: HashMap::new() });
+            let talk = Mutex::new(Talk { wire: framing.begin(), awaited: HashMap::new(), is_over: false });
             let pump = Pump { line: line.clone(), talk, stalled: watch::Sender::new(false) };
             let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
             tokio::try_join!(pump.up(from_client, to_server), pump.down(from_server, to_client))
@@ -158,12 +160,14 @@ impl Pump {
                     is_there = to.write_all(&bytes).await.is_ok();
                 }
             }
-            match from.read_buf(&mut buffer).await? {
-                0 => {
+            match from.read_buf(&mut buffer).await {
+                Ok(1..) => self.while_it_flows().await,
+                ended => {
+                    self.talk().end();
+                    ended?;
                     let _ = to.shutdown().await;
                     return Ok(());
                 }
-                _ => self.while_it_flows().await,
             }
         }
     }
@@ -206,6 +210,21 @@ impl Pump {
 impl Talk {
     fn awaits(&mut self, id: u64, what: Awaited) {
         self.awaited.entry(id).or_default().push_back(what);
+        if self.is_over {
+            self.end();
+        }
+    }
+
+    /// The server has ended the connection: it has done by then what it did of the requests that were held back.
+    fn end(&mut self) {
+        self.is_over = true;
+        for awaited in self.awaited.values().flatten() {
+            if let Awaited::By(rule) = awaited
+                && rule.action() == Action::Hold
+            {
+                rule.answer();
+            }
+        }
     }
 
     /// Whether the reply to this request is not for its client.
