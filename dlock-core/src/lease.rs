@@ -200,6 +200,14 @@ impl Deadline {
         self.0.moved.notify_waiters();
     }
 
+    /// The store was seen without this lease at `now`, and not by its holder's doing: it ran out if its deadline had
+    /// passed, else somebody ended it. A cause that is known stays.
+    pub fn is_gone(&self, now: Moment) {
+        if self.cause().is_none() {
+            self.end(if now < self.at() { LostCause::Revoked } else { LostCause::Expired });
+        }
+    }
+
     /// Why the store ended the lease, if it did.
     pub fn cause(&self) -> Option<LostCause> {
         let own = *self.0.cause.borrow();
@@ -274,6 +282,21 @@ mod tests {
         deadline.end(LostCause::Expired);
         assert!(!deadline.extend(at(1), at(40)));
         assert_eq!((deadline.at(), deadline.cause()), (Moment::MIN, Some(LostCause::Revoked)));
+    }
+
+    #[test]
+    fn a_lease_that_is_gone_was_ended_before_its_deadline_and_ran_out_after_it() {
+        for (seen, cause) in [(9, LostCause::Revoked), (10, LostCause::Expired)] {
+            let deadline = Deadline::new(at(10));
+            deadline.is_gone(at(seen));
+            deadline.is_gone(at(20));
+            assert_eq!(deadline.cause(), Some(cause), "seen gone at {seen}");
+        }
+        let session = Deadline::new(at(10));
+        let lease = Deadline::in_session(&session);
+        session.end(LostCause::SessionEnded);
+        lease.is_gone(at(9));
+        assert_eq!(lease.cause(), Some(LostCause::SessionEnded));
     }
 
     #[tokio::test]

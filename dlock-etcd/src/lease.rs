@@ -97,9 +97,7 @@ impl Grip {
             if matches!(left, Ok(None)) {
                 session.is_gone();
             }
-            if deadline.cause().is_none() {
-                deadline.end(LostCause::Revoked);
-            }
+            deadline.is_gone(store.clock.now());
         });
     }
 }
@@ -153,8 +151,8 @@ impl Lease for EtcdLease {
             // That it is gone is our own doing.
             return Err(Error::lost(LostCause::Released));
         }
-        if !is_there && deadline.cause().is_none() {
-            deadline.end(if self.now() < deadline.at() { LostCause::Revoked } else { LostCause::Expired });
+        if !is_there {
+            deadline.is_gone(self.now());
         }
         let kept = is_there && session.kept_alive(&store.clock, give_up).await?;
         if kept && self.now() < deadline.at() { Ok(()) } else { Err(deadline.error()) }
@@ -173,12 +171,12 @@ impl Lease for EtcdLease {
         }
         let removed = self.grip.store.remove(&self.grip.key, self.grip.created, give_up).await?;
         self.claim.settle();
-        let in_time = self.now() < self.grip.deadline.at();
+        let now = self.now();
         // Rule R4: an earlier try may have removed it.
-        let release = if removed || (before == State::Releasing && in_time) {
+        let release = if removed || (before == State::Releasing && now < self.grip.deadline.at()) {
             Release::Released
         } else {
-            self.grip.deadline.end(if in_time { LostCause::Revoked } else { LostCause::Expired });
+            self.grip.deadline.is_gone(now);
             Release::AlreadyLost
         };
         *locked(&self.grip.state) = State::Ended(release);

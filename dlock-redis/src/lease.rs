@@ -3,7 +3,7 @@
 use crate::backend::Shared;
 use crate::keys::Keys;
 use async_trait::async_trait;
-use dlock_core::{Deadline, FencingToken, HolderId, Lease, LostCause, Moment, Release, Result, valid_until};
+use dlock_core::{Deadline, FencingToken, HolderId, Lease, Moment, Release, Result, valid_until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -56,7 +56,7 @@ impl Lease for RedisLease {
         let held: bool = self.shared.renew(&self.keys, &self.id, self.ttl, give_up).await?;
         let now = clock.now();
         if !held {
-            self.deadline.end(if now < self.deadline.at() { LostCause::Revoked } else { LostCause::Expired });
+            self.deadline.is_gone(now);
             return Err(self.deadline.error());
         }
         if self.deadline.extend(now, valid_until(sent, self.ttl)) { Ok(()) } else { Err(self.deadline.error()) }
@@ -70,13 +70,13 @@ impl Lease for RedisLease {
             _ => self.state.store(RELEASING, Ordering::Release),
         }
         let removed = self.shared.remove(&self.keys, &self.id, None, give_up).await?;
-        let in_time = self.shared.connection.clock().now() < self.deadline.at();
+        let now = self.shared.connection.clock().now();
         // Rule R4: an earlier try may have released it.
-        if removed || (before == RELEASING && in_time) {
+        if removed || (before == RELEASING && now < self.deadline.at()) {
             self.state.store(RELEASED, Ordering::Release);
             return Ok(Release::Released);
         }
-        self.deadline.end(if in_time { LostCause::Revoked } else { LostCause::Expired });
+        self.deadline.is_gone(now);
         self.state.store(LOST, Ordering::Release);
         Ok(Release::AlreadyLost)
     }

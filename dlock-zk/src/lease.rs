@@ -92,7 +92,7 @@ impl Lease for ZkLease {
             }
             Ok(Some(_)) => Err(self.deadline.error()),
             Ok(None) => {
-                self.deadline.end(if self.is_in_time() { LostCause::Revoked } else { LostCause::Expired });
+                self.deadline.is_gone(self.session.clock.now());
                 Err(self.deadline.error())
             }
             Err(_) if self.session.client().is_err() => Err(self.deadline.error()),
@@ -118,7 +118,7 @@ impl Lease for ZkLease {
             // Rule R4: an earlier try may have removed it.
             Err(Zk::NoNode) if before == Releasing::Unknown && self.is_in_time() => Ok(self.ends(Release::Released)),
             Err(Zk::NoNode) => {
-                self.deadline.end(if self.is_in_time() { LostCause::Revoked } else { LostCause::Expired });
+                self.deadline.is_gone(self.session.clock.now());
                 Ok(self.ends(Release::AlreadyLost))
             }
             // It goes with its session.

@@ -3,7 +3,7 @@
 use crate::error::{classify, ends_session};
 use crate::place::Place;
 use crate::session::Session;
-use dlock_core::{Clock, Deadline, ErrorKind, LostCause};
+use dlock_core::{Clock, Deadline, ErrorKind};
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Weak;
@@ -55,14 +55,14 @@ impl Vigil {
                 Ok(watch) => {
                     self.touch = None;
                     match event(watch).await.map(|event| event.event_type) {
-                        Some(EventType::NodeDeleted) => self.is_gone(),
+                        Some(EventType::NodeDeleted) => self.is_gone(&clock),
                         // Somebody wrote over it, which harms nothing.
                         Some(EventType::NodeDataChanged) => continue,
                         _ => {}
                     }
                     return;
                 }
-                Err(Zk::NoNode) => return self.is_gone(),
+                Err(Zk::NoNode) => return self.is_gone(&clock),
                 Err(error) if ends_session(&error) => return,
                 Err(error) => {
                     tracing::debug!(path = self.path, %error, "could not watch a held node; trying again");
@@ -83,9 +83,9 @@ impl Vigil {
         Ok(watch.await?.2)
     }
 
-    fn is_gone(&self) {
+    fn is_gone(&self, clock: &Clock) {
         if self.place.upgrade().is_none_or(|place| !place.is_left()) {
-            self.deadline.end(LostCause::Revoked);
+            self.deadline.is_gone(clock.now());
         }
     }
 }

@@ -6,6 +6,8 @@ use dlock_judge::worker::Job;
 use dlock_judge::{Orders, Verdict, check, resource, run, worker};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Breaks servers, processes and connections under the locks, and judges what their holders saw
@@ -66,9 +68,9 @@ struct Run {
     /// Look at no validity and no fence: violations must be found, or the judge is blind
     #[arg(long)]
     no_checks: bool,
-    /// All stores at once, not one after the other
-    #[arg(long)]
-    at_once: bool,
+    /// How many stores are run at once: quicker, and rougher
+    #[arg(long, default_value_t = 1)]
+    at_once: usize,
     /// Where the histories are kept
     #[arg(long, default_value = "target/histories")]
     histories: PathBuf,
@@ -123,16 +125,19 @@ fn run_all(asked: &Run) -> Result<(), String> {
         println!("{verdict}\n  again: cargo xtask faults {name} --minutes {} --seed {seed}{control}", asked.minutes);
         if is_as_it_should_be(&verdict) { Ok(()) } else { Err(format!("{name} is not as it should be")) }
     };
-    let done: Vec<Result<(), String>> = if asked.at_once {
-        std::thread::scope(|scope| {
-            let judged = &judged;
-            let running: Vec<_> = names.iter().map(|name| scope.spawn(move || judged(name))).collect();
-            running.into_iter().map(|one| one.join().unwrap_or_else(|_| Err("a run panicked".to_owned()))).collect()
-        })
-    } else {
-        names.iter().map(judged).collect()
-    };
-    let bad: Vec<String> = done.into_iter().filter_map(Result::err).collect();
+    let (next, bad) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..asked.at_once.max(1) {
+            scope.spawn(|| {
+                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(why) = judged(name) {
+                        bad.lock().unwrap_or_else(PoisonError::into_inner).push(why);
+                    }
+                }
+            });
+        }
+    });
+    let bad = bad.into_inner().unwrap_or_else(PoisonError::into_inner);
     if bad.is_empty() { Ok(()) } else { Err(bad.join("; ")) }
 }
 

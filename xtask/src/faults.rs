@@ -19,9 +19,9 @@ pub(crate) struct Faults {
     /// Only the control: look at no validity and no fence, and find violations
     #[arg(long)]
     no_checks: bool,
-    /// All stores at once instead of one after the other: quicker, and rougher
-    #[arg(long)]
-    at_once: bool,
+    /// How many stores are run at once: quicker, and rougher
+    #[arg(long, default_value_t = 1)]
+    at_once: usize,
 }
 
 /// How long a control takes: violations show in seconds.
@@ -47,8 +47,6 @@ fn judge(orders: &Faults, etcd: &str) -> Command {
     if let Some(seed) = orders.seed {
         judge.args(["--seed", &seed.to_string()]);
     }
-    if orders.at_once {
-        judge.arg("--at-once");
-    }
+    judge.args(["--at-once", &orders.at_once.to_string()]);
     judge
 }

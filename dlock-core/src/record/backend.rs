@@ -8,7 +8,7 @@ use super::{Entry, Holder, Record, RecordStore, Snapshot};
 use crate::clock::locked;
 use crate::{
     Attempt, Capabilities, Clock, Deadline, Error, ErrorKind, FencingToken, HolderId, HolderInfo, Lease, LockBackend,
-    LockInfo, LockKey, LostCause, Moment, Release, Request, Result, WaiterInfo,
+    LockInfo, LockKey, Moment, Release, Request, Result, WaiterInfo,
 };
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
@@ -369,8 +369,7 @@ impl<S: RecordStore> Lease for RecordLease<S> {
         let moved = self.engine.transact(&self.key, plan, |record, sight| record.renew(&self.id, sight)).await?;
         let now = self.engine.clock.now();
         let Some(holder) = &moved.answer else {
-            let cause = if now < self.deadline.at() { LostCause::Revoked } else { LostCause::Expired };
-            self.deadline.end(cause);
+            self.deadline.is_gone(now);
             return Err(self.deadline.error());
         };
         let extended = self.deadline.extend(now, self.engine.believed_until(holder, &moved));
@@ -385,13 +384,13 @@ impl<S: RecordStore> Lease for RecordLease<S> {
         *locked(&self.state) = State::Releasing;
         let plan = Plan { give_up, ttl: Duration::MAX, read_first: false, always_write: false, yields: false };
         let moved = self.engine.transact(&self.key, plan, |record, sight| record.release(&self.id, sight)).await?;
-        let in_time = self.engine.clock.now() < self.deadline.at();
+        let now = self.engine.clock.now();
         let release = match (moved.answer, before) {
             (true, _) => Release::Released,
             // Rule R4: an earlier try may have released it.
-            (false, State::Releasing) if in_time => Release::Released,
+            (false, State::Releasing) if now < self.deadline.at() => Release::Released,
             (false, _) => {
-                self.deadline.end(if in_time { LostCause::Revoked } else { LostCause::Expired });
+                self.deadline.is_gone(now);
                 Release::AlreadyLost
             }
         };
