@@ -198,6 +198,18 @@ mod tests {
     }
 
     #[test]
+    fn a_repeat_touches_only_what_exists() {
+        let mut record = Record::default();
+        assert_eq!(record.acquire(entry("a"), TTL, Asks::Again, &sight(1_000)), Answer::Gone);
+        assert_eq!(record, Record::default());
+        // Also where its place was there before: it was dropped for being silent.
+        record.acquire(entry("a"), TTL, Asks::ToQueue, &sight(1_000));
+        record.acquire(entry("b"), TTL, Asks::ToQueue, &sight(1_000));
+        assert_eq!(record.acquire(entry("b"), TTL, Asks::Again, &sight(1_011)), Answer::Gone);
+        assert!(record.is_idle());
+    }
+
+    #[test]
     fn what_is_in_use_is_seen_to_change_though_the_clock_went_back() {
         let mut record = Record::default();
         record.acquire(entry("a"), TTL, Asks::ToQueue, &sight(1_000));
