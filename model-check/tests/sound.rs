@@ -1,6 +1,6 @@
 //! The engine as it is: no property is violated in any state within the bounds.
 //!
-//! `DLOCK_MODEL=large` widens them: minutes to hours, and up to 20 GB of memory.
+//! `DLOCK_MODEL=large` widens them by a tick and a message: many millions of states a case, for a machine left alone.
 #![allow(clippy::unwrap_used)]
 
 use dlock_core::Mode;
