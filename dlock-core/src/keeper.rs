@@ -32,7 +32,14 @@ struct Schedule {
     due: BTreeSet<(Moment, u64)>,
     /// When the task will look again by itself.
     armed: Moment,
+    /// Whether it has a timer of the runtime that is earlier than those of calls: see [`PULSE`].
+    pulses: bool,
 }
+
+/// While locks are taken, the task always has a timer that ends within this. Each call has one too, its limit, and for a timer
+/// that is earlier than all others tokio interrupts the thread that waits for input: a system call and a thread's wake for
+/// each call, which took as long as a whole trip to a server on the same machine.
+const PULSE: Duration = Duration::from_millis(500);
 
 /// The shortest pause between two tries to renew, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
@@ -40,7 +47,12 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 impl Keeper {
     pub(crate) fn start(runtime: &Handle, clock: Clock, lifetime: Lifetime, op_timeout: Duration) -> Self {
         let shared = Arc::new(Shared {
-            schedule: Mutex::new(Schedule { held: HashMap::new(), due: BTreeSet::new(), armed: Moment::MIN }),
+            schedule: Mutex::new(Schedule {
+                held: HashMap::new(),
+                due: BTreeSet::new(),
+                armed: Moment::MIN,
+                pulses: false,
+            }),
             earlier: Notify::new(),
             stopped: AtomicBool::new(false),
             next_id: AtomicU64::new(0),
@@ -70,6 +82,9 @@ impl Keeper {
         let mut schedule = locked(&self.0.schedule);
         schedule.held.insert(held.0.id, (held.clone(), None));
         self.0.put(&mut schedule, held.0.id, due);
+        if !std::mem::replace(&mut schedule.pulses, true) {
+            self.0.earlier.notify_one();
+        }
     }
 
     /// Stops keeping a lock.
@@ -143,9 +158,9 @@ impl Shared {
 
     async fn keep(self: &Arc<Self>, clock: &Clock, op_timeout: Duration) {
         let alarm = Alarm::new(clock.clone());
-        let mut tries = JoinSet::new();
+        let (mut tries, mut granted) = (JoinSet::new(), 0);
         while !self.stopped.load(Ordering::Acquire) {
-            let (due, armed) = self.take_due(clock.now());
+            let (due, armed, pulses) = self.take_due(clock.now());
             for held in due {
                 self.look_after(held, clock, op_timeout, &mut tries);
             }
@@ -156,11 +171,16 @@ impl Shared {
                 },
                 () = self.earlier.notified() => {}
                 () = alarm.wait_until(armed) => {}
+                () = tokio::time::sleep(PULSE), if pulses => {
+                    let before = std::mem::replace(&mut granted, self.next_id.load(Ordering::Relaxed));
+                    locked(&self.schedule).pulses = granted != before;
+                }
             }
         }
     }
 
-    fn take_due(&self, now: Moment) -> (Vec<Held>, Moment) {
+    /// What is due, when to look again, and whether to pulse until then.
+    fn take_due(&self, now: Moment) -> (Vec<Held>, Moment, bool) {
         let mut schedule = locked(&self.schedule);
         let mut taken = Vec::new();
         while let Some(&(due, id)) = schedule.due.first().filter(|(due, _)| *due <= now) {
@@ -170,8 +190,10 @@ impl Shared {
                 taken.push(held.clone());
             }
         }
-        schedule.armed = schedule.due.first().map_or(Moment::MAX, |(due, _)| *due);
-        (taken, schedule.armed)
+        let first = schedule.due.first().map_or(Moment::MAX, |(due, _)| *due);
+        // What was due first may have been released: it wakes for nothing then, once, and not again for each next lock.
+        schedule.armed = if schedule.armed > now { schedule.armed.min(first) } else { first };
+        (taken, schedule.armed, schedule.pulses)
     }
 
     /// Begins a try to renew a lock that is due, or drops it from the schedule if it is lost.
