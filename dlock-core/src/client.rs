@@ -208,8 +208,10 @@ impl Client {
     /// One attempt to acquire, repeated under the same id until it is answered.
     pub(crate) async fn attempt(self: &Arc<Self>, request: &Request) -> Result<Attempt> {
         let until = self.clock.now() + request.op_timeout();
+        // With little time left a repeat would only be cut short, and say less than the error that is there.
+        let last_repeat = until - request.op_timeout() / 2;
         let answer = self
-            .persist(until, || async {
+            .persist(last_repeat, || async {
                 // A repeat has what the ones before have left: together they take no longer than one may.
                 let asked = request.clone().with_op_timeout(until.since(self.clock.now()));
                 let answer = self.backend.try_acquire(&asked).await;
