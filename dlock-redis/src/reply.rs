@@ -81,6 +81,9 @@ impl Answer {
     }
 
     fn parse(key: &LockKey, reply: &Value) -> Option<Self> {
+        if let Some(token) = token(reply) {
+            return Some(Answer::Granted { token, floor: token });
+        }
         let (answer, rest) = list(reply)?.split_first()?;
         Some(match (text(answer)?, rest) {
             ("granted", [granted, floor]) => Answer::Granted { token: token(granted)?, floor: token(floor)? },
@@ -105,9 +108,9 @@ impl Seen {
 
     fn parse(key: &LockKey, parts: &[Value]) -> Option<Self> {
         let [value, pttl, fence, holders, waiters @ ..] = parts else { return None };
-        let [last, id, id_token, id_since, label] = list(fence)? else { return None };
+        let fence = Fence::read(fence)?;
         let mut info = LockInfo::free(key.clone());
-        info.last_token = token(last);
+        info.last_token = fence.last;
         let expires_in = i64::from_redis_value_ref(pttl).ok().and_then(|millis| u64::try_from(millis).ok());
         let expires_in = expires_in.map(Duration::from_millis);
         let mut foreign = false;
@@ -116,12 +119,12 @@ impl Seen {
         {
             let mut holder = HolderInfo::new(HolderId::from_store(value.as_str()));
             holder.remaining = expires_in;
-            foreign = lossy(id).as_ref() != Some(&value);
+            foreign = fence.id != value;
             if !foreign {
                 holder.mode = Some(Mode::Exclusive);
-                holder.token = token(id_token);
-                holder.since = since(text(id_since)?);
-                holder.label = lossy(label);
+                holder.token = fence.token;
+                holder.since = fence.since;
+                holder.label = Some(fence.label);
             }
             info.holders.push(holder);
         }
@@ -145,6 +148,36 @@ impl Seen {
             _ => return None,
         };
         Some(Self { info, expires_in, foreign })
+    }
+}
+
+/// What is known of the last tokens and the last exclusive holder.
+#[derive(Default)]
+struct Fence {
+    last: Option<FencingToken>,
+    token: Option<FencingToken>,
+    id: String,
+    since: Option<SystemTime>,
+    label: String,
+}
+
+impl Fence {
+    fn read(value: &Value) -> Option<Self> {
+        if *value == Value::Nil {
+            return Some(Self::default());
+        }
+        let packed = lossy(value)?;
+        let mut parts = packed.splitn(5, '|');
+        let (last, token, id, begun, label) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let number = |text: &str| text.parse().ok().map(FencingToken);
+        Some(Self {
+            last: Some(number(last)?),
+            token: number(token),
+            id: id.to_owned(),
+            since: since(begun),
+            label: label.to_owned(),
+        })
     }
 }
 

@@ -1,5 +1,5 @@
 -- KEYS: a lock's five, and 6 the mark of a withdrawn id. ARGV: id, mode, limit, ttl, patience, channel, label,
--- asks (once | queue | again). Replies {answer, ...}.
+-- asks (once | queue | again). Replies {answer, ...}, or only the token of an exclusive lock.
 local id, mode, limit, channel, label, asks = ARGV[1], ARGV[2], ARGV[3], ARGV[6], ARGV[7], ARGV[8]
 local ttl, patience = milliseconds(ARGV[4]), milliseconds(ARGV[5])
 if redis.call('EXISTS', KEYS[6]) == 1 then
@@ -10,11 +10,11 @@ local value, holders, count = settle()
 if value == id then
   keep(KEYS[1], ttl)
   keep(KEYS[2], ttl + IDLE)
-  local fence = redis.call('HMGET', KEYS[2], 'id', 'token')
-  if fence[1] == id and fence[2] then return {'granted', fence[2], fence[2]} end
+  local _, token, holder = read_fence()
+  if holder == id then return token end
   -- The fence was lost beside the lock: a new token does no harm.
-  local token = grant(id, 'x', limit, ttl, now + redis.call('PTTL', KEYS[1]) * 1000, label)
-  return {'granted', token, token}
+  token = grant(id, 'x', limit, ttl, now + redis.call('PTTL', KEYS[1]) * 1000, label)
+  return token
 end
 if holders[id] then
   local h = holders[id]
@@ -55,7 +55,7 @@ if value == MARKER.s then
 elseif value == MARKER.p then
   local _, h = next(holders)
   other, other_limit = 'p', h.limit
-elseif value and redis.call('HGET', KEYS[2], 'id') == value then
+elseif value and select(3, read_fence()) == value then
   other = 'x'
 elseif head then
   local w = read_waiter(redis.call('HGET', KEYS[5], head))

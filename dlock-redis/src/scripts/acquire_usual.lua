@@ -4,24 +4,25 @@ if ARGV[2] == 'x' and (tonumber(ARGV[4]) or 0) >= 1 and (tonumber(ARGV[5]) or 0)
   local call = redis.call
   if call('EXISTS', KEYS[6], KEYS[4]) == 0 then
     -- An exclusive lock that nobody waits for: is it free?
-    local last = call('HGET', KEYS[2], 't')
-    if call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[4]) then
+    local last = call('GET', KEYS[2])
+    last = tonumber(string.match(last or '0|', '^(%d+)|'))
+    if last and call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[4]) then
       local time = call('TIME')
       local now = time[1] * 1000000 + time[2]
-      local token = string.format('%.0f', math.max(now, (tonumber(last) or 0) + 1))
-      call('HSET', KEYS[2], 't', token, 'x', token, 'id', ARGV[1], 'token', token, 'since', string.format('%.0f', now),
-        'label', ARGV[7])
-      call('PEXPIRE', KEYS[2], ARGV[4] + 5000)
-      return {'granted', token, token}
+      local since = string.format('%.0f', now)
+      local token = last < now and since or string.format('%.0f', last + 1)
+      call('SET', KEYS[2], token .. '|' .. token .. '|' .. ARGV[1] .. '|' .. since .. '|' .. ARGV[7], 'PX', ARGV[4] + 5000)
+      return token
     end
   elseif ARGV[8] == 'queue' and call('EXISTS', KEYS[6]) == 0 then
     -- Others wait for it already, and one of ours holds it as exclusively: it becomes the last in line.
     local value = call('GET', KEYS[1])
-    local fence = call('HMGET', KEYS[2], 't', 'id', 'token', 'since', 'label')
+    local fence = call('GET', KEYS[2])
     local tail = call('LINDEX', KEYS[4], -1)
     local packed = tail and call('HGET', KEYS[5], tail)
     local before = packed and string.match(packed, '^(%d+)|')
-    if value and value == fence[2] and value ~= ARGV[1] and before and call('LLEN', KEYS[4]) < 512
+    local holder = fence and string.match(fence, '^%d+|%d*|([^|]*)|')
+    if value and value == holder and value ~= ARGV[1] and before and call('LLEN', KEYS[4]) < 512
       and call('HEXISTS', KEYS[5], ARGV[1]) == 0 then
       local time = call('TIME')
       local now = time[1] * 1000000 + time[2]

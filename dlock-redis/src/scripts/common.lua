@@ -1,6 +1,6 @@
 -- What all scripts share. KEYS of one lock, all in one slot:
 --   1 the lock: the holder's id, or ~shared or ~permit; foreign clients look at this key alone
---   2 fence: hash of t (last token), x (last exclusive token), and of an exclusive holder: id, token, ttl, since, label
+--   2 fence: "last token|last exclusive token|id|since|label", the rest of the last exclusive holder, whose token is the second
 --   3 holders of a shared or permit lock: hash of id -> "expires|token|floor|ttl|since|mode|limit|label"
 --   4 queue: list of waiters' ids, first in line first
 --   5 waiters: hash of id -> "alive_until|mode|limit|ttl|since|channel|label"
@@ -48,6 +48,15 @@ local function write_waiter(id, w)
   redis.call('HSET', KEYS[5], id, table.concat(packed, '|'))
 end
 
+-- The parts of the fence; all empty if there is none.
+local function read_fence()
+  local packed = redis.call('GET', KEYS[2])
+  if not packed then return '', '', '', '', '' end
+  local t, x, id, s, l = string.match(packed, '^(%d+)|(%d*)|([^|]*)|(%d*)|(.*)$')
+  if not t then corrupt('fence') end
+  return t, x, id, s, l
+end
+
 local function forget_waiter(id)
   redis.call('LREM', KEYS[4], 1, id)
   return redis.call('HDEL', KEYS[5], id) == 1
@@ -91,24 +100,23 @@ local function admits(value, count, mode, limit)
 end
 
 local function grant(id, mode, limit, ttl, expires, label)
-  local last = redis.call('HMGET', KEYS[2], 't', 'x')
-  local token = math.max(now, (tonumber(last[1]) or 0) + 1)
+  local last, exclusive, holder, since, its_label = read_fence()
+  local token = math.max(now, (tonumber(last) or 0) + 1)
   local px = math.max(1, math.ceil((expires - now) / 1000))
   local floor
   if mode == 'x' then
     floor = token
     redis.call('SET', KEYS[1], id, 'PX', text(px))
-    redis.call('HSET', KEYS[2], 't', text(token), 'x', text(token), 'id', id, 'token', text(token), 'ttl', text(ttl),
-      'since', text(now), 'label', label)
+    exclusive, holder, since, its_label = text(token), id, text(now), label
   else
-    floor = tonumber(last[2]) or (token - 1)
+    floor = tonumber(exclusive) or (token - 1)
     write_holder(id, {expires = expires, token = text(token), floor = text(floor), ttl = ttl, since = text(now),
       mode = mode, limit = limit, label = label})
     px = math.max(px, redis.call('PTTL', KEYS[1]))
     redis.call('SET', KEYS[1], MARKER[mode], 'PX', text(px))
     keep(KEYS[3], px + IDLE)
-    redis.call('HSET', KEYS[2], 't', text(token))
   end
+  redis.call('SET', KEYS[2], table.concat({text(token), exclusive, holder, since, its_label}, '|'), 'KEEPTTL')
   keep(KEYS[2], px + IDLE)
   return text(token), text(floor)
 end
@@ -147,7 +155,6 @@ local function remove(id)
   local removed = true
   if value == id then
     redis.call('DEL', KEYS[1])
-    redis.call('HDEL', KEYS[2], 'id', 'token', 'ttl', 'since', 'label')
   elseif holders[id] then
     redis.call('HDEL', KEYS[3], id)
     if redis.call('HLEN', KEYS[3]) == 0 then redis.call('DEL', KEYS[1]) end
@@ -168,6 +175,5 @@ local function describe(value, holders)
       flat[#flat + 1] = part
     end
   end
-  local fence = redis.call('HMGET', KEYS[2], 't', 'id', 'token', 'since', 'label')
-  return value, redis.call('PTTL', KEYS[1]), fence, flat
+  return value, redis.call('PTTL', KEYS[1]), redis.call('GET', KEYS[2]), flat
 end

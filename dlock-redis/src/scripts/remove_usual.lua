@@ -10,19 +10,18 @@ if ARGV[2] == '0' and redis.call('GET', KEYS[1]) == ARGV[1] then
   end
   local packed = redis.call('HGET', KEYS[5], head)
   local alive, channel, label = string.match(packed or '', '^(%d+)|x|%d+|%d+|%d+|([^|]*)|(.*)$')
+  local last = tonumber(string.match(redis.call('GET', KEYS[2]) or '0|', '^(%d+)|'))
   local time = redis.call('TIME')
   local now = time[1] * 1000000 + time[2]
-  if alive and tonumber(alive) > now then
+  if alive and tonumber(alive) > now and last then
     -- The first in line wants it as exclusively: it holds now, and believes in no more than it was told.
-    local last = redis.call('HGET', KEYS[2], 't')
-    local token = string.format('%.0f', math.max(now, (tonumber(last) or 0) + 1))
+    local since = string.format('%.0f', now)
+    local token = last < now and since or string.format('%.0f', last + 1)
     local px = math.ceil((alive - now) / 1000)
     redis.call('LPOP', KEYS[4])
     redis.call('HDEL', KEYS[5], head)
     redis.call('SET', KEYS[1], head, 'PX', px)
-    redis.call('HSET', KEYS[2], 't', token, 'x', token, 'id', head, 'token', token,
-      'since', string.format('%.0f', now), 'label', label)
-    redis.call('PEXPIRE', KEYS[2], px + 5000)
+    redis.call('SET', KEYS[2], token .. '|' .. token .. '|' .. head .. '|' .. since .. '|' .. label, 'PX', px + 5000)
     redis.call('PUBLISH', channel, head .. ' ' .. token .. ' ' .. token)
     return 1
   end
