@@ -21,8 +21,14 @@ pub(crate) struct Bench {
     /// Few and short rounds
     #[arg(long)]
     quick: bool,
-    /// Write the tables into docs/PERFORMANCE.md as well
+    /// Only contenders whose name has this in it; the floors always
     #[arg(long)]
+    only: Option<String>,
+    /// Only workloads whose name has this in it
+    #[arg(long)]
+    workload: Option<String>,
+    /// Write the tables into docs/PERFORMANCE.md as well
+    #[arg(long, conflicts_with_all = ["only", "workload"])]
     docs: bool,
 }
 
@@ -97,6 +103,9 @@ pub(crate) fn bench(wanted: &Bench) -> Done {
         compare.args(["compare", store, &server.url()]).arg("--json").arg(&json).arg("--peers").arg(&peers);
         if wanted.quick {
             compare.arg("--quick");
+        }
+        for (name, value) in [("--only", &wanted.only), ("--workload", &wanted.workload)] {
+            compare.args(value.iter().flat_map(|value| [name, value.as_str()]));
         }
         match run(&mut compare) {
             Ok(()) => report.extend(read(&json)?),
