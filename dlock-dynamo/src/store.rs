@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
-use dlock_core::record::{Change, RecordBackend, RecordStore, Snapshot, StoreReading, Swap, Wakes};
+use dlock_core::record::{Change, RecordBackend, RecordStore, Snapshot, StoreReading, Swap};
 use dlock_core::{Capabilities, Clock, HolderId, LockKey, Moment, Result, StoreUrl};
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
@@ -31,7 +31,6 @@ struct Shared {
     client: Client,
     exchange: Exchange,
     settings: Settings,
-    wakes: Wakes,
     reads: Reads,
     ticks: Ticks,
     advice: String,
@@ -76,8 +75,8 @@ impl DynamoStore {
         let exchange = Exchange { clock: Clock::system(), time };
         prepare(&client, &exchange, &settings).await?;
         let (advice, ticks) = (advice(&settings.table), Ticks::new(exchange.clock.now(), settings.poll));
-        let (wakes, reads) = (Wakes::default(), Reads::default());
-        Ok(Self(Arc::new(Shared { client, exchange, settings, wakes, reads, ticks, advice })))
+        let reads = Reads::default();
+        Ok(Self(Arc::new(Shared { client, exchange, settings, reads, ticks, advice })))
     }
 
     fn clock_now(&self) -> Moment {
@@ -171,19 +170,13 @@ impl RecordStore for DynamoStore {
             };
         }
         let (_, reading) = reply.into_answer(&this.advice)?;
-        for waiter in change.granted {
-            this.wakes.wake(key, waiter);
-        }
         Ok(Swap::Done { version: Some(version), reading })
     }
 
-    /// A waiter of this process is told. The others look, all of one client at the same ticks, so that they share the read;
-    /// never sooner, even where something ends sooner: requests cost money, and a lease of the shortest TTL still has three
-    /// looks.
-    async fn changed(&self, key: &LockKey, waiter: &HolderId, _since: Option<&u64>, _at_most: Duration) -> Result<()> {
-        let this = &*self.0;
-        let (watch, now) = (this.wakes.watch(key, waiter), self.clock_now());
-        this.exchange.clock.timeout_at(this.ticks.after(now), watch.woken()).await;
+    /// Waiters look, all of one client at the same ticks, so that they share the read; never sooner, even where something
+    /// ends sooner: requests cost money, and a lease of the shortest TTL still has three looks.
+    async fn changed(&self, _: &LockKey, _: &HolderId, _since: Option<&u64>, _at_most: Duration) -> Result<()> {
+        self.0.exchange.clock.sleep_until(self.0.ticks.after(self.clock_now())).await;
         Ok(())
     }
 

@@ -280,8 +280,12 @@ impl RecordStore for LocalStore {
         self.blocking(change.give_up, swap).await
     }
 
+    fn wakes(&self) -> Wakes {
+        self.0.wakes.clone()
+    }
+
     async fn changed(&self, key: &LockKey, waiter: &HolderId, _since: Option<&i64>, at_most: Duration) -> Result<()> {
-        let (watch, clock) = (self.0.wakes.watch(key, waiter), &self.0.clock);
+        let clock = &self.0.clock;
         let end = clock.now() + at_most;
         loop {
             let changes = self.changes_by_others().await?;
@@ -299,9 +303,7 @@ impl RecordStore for LocalStore {
                 if clock.now() >= end || before.iter().any(|entry| self.0.is_dead(entry)) {
                     return Ok(());
                 }
-                if clock.timeout_at((clock.now() + LOOK).min(end), watch.woken()).await.is_some() {
-                    return Ok(());
-                }
+                clock.sleep_until((clock.now() + LOOK).min(end)).await;
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::Flaw;
 use async_trait::async_trait;
 use dlock_core::memory::Store as Memory;
-use dlock_core::record::{Change, Record, RecordStore, Snapshot, StoreReading, Swap};
+use dlock_core::record::{Change, Record, RecordStore, Snapshot, StoreReading, Swap, Wakes};
 use dlock_core::{Capabilities, Clock, ErrorKind, HolderId, LockKey, Result};
 use futures_core::stream::BoxStream;
 use std::collections::HashMap;
@@ -95,6 +95,10 @@ impl RecordStore for Store {
         }
         let give_up = change.give_up;
         self.inner.swap(key, Change { expected: change.expected, next: &next, granted: change.granted, give_up }).await
+    }
+
+    fn wakes(&self) -> Wakes {
+        self.inner.wakes()
     }
 
     async fn changed(&self, key: &LockKey, waiter: &HolderId, since: Option<&u64>, at_most: Duration) -> Result<()> {

@@ -2,8 +2,9 @@
 
 use super::company::Member;
 use super::decide::{Look, look, next_end};
-use super::engine::{Engine, Moved, Plan};
+use super::engine::{Engine, Moved, Order, Plan};
 use super::machine::{Answer, Asks, Sight};
+use super::wakes::Watch;
 use super::{Entry, Holder, Record, RecordStore, Snapshot};
 use crate::clock::locked;
 use crate::{
@@ -41,7 +42,7 @@ impl<S: RecordStore> RecordBackend<S> {
         &self.0.store
     }
 
-    async fn ask(&self, request: &Request, asks: Asks, yields: bool) -> Result<Moved<Answer, S::Version>> {
+    async fn ask(&self, request: &Request, asks: Asks, order: Order) -> Result<Moved<Answer, S::Version>> {
         let entry = Entry {
             id: request.holder(),
             mode: request.mode(),
@@ -53,7 +54,7 @@ impl<S: RecordStore> RecordBackend<S> {
         let patience = patience(request);
         let give_up = self.0.clock.now() + request.op_timeout();
         let read_first = asks == Asks::Again;
-        let plan = Plan { give_up, ttl: request.ttl().get(), read_first, always_write: false, yields };
+        let plan = Plan { give_up, ttl: request.ttl().get(), read_first, always_write: false, order };
         let (company, mut kept) = (&self.0.company, Vec::new());
         let moved = self.0.transact(request.key(), plan, |record, sight| {
             let entry = Entry { since: sight.floor, ..entry.clone() };
@@ -96,7 +97,13 @@ impl<S: RecordStore> RecordBackend<S> {
     /// Resolves when a waiter must ask again: its place counts for a third of its time already (rule E5), it has another
     /// place than it had, or something is to be settled. A look that finds nothing of that costs one read and no write,
     /// and neither does one that finds the lock handed over.
-    async fn watch(&self, request: &Request, place: &Member<'_>, moved: Moved<Answer, S::Version>) -> Result<Watched> {
+    async fn watch(
+        &self,
+        request: &Request,
+        place: &Member<'_>,
+        told: &Watch,
+        moved: Moved<Answer, S::Version>,
+    ) -> Result<Watched> {
         let (engine, id, key) = (&self.0, request.holder(), request.key());
         let (mut version, mut end) = (moved.version, next_end(&moved.record, &id, &moved.sight));
         loop {
@@ -105,20 +112,21 @@ impl<S: RecordStore> RecordBackend<S> {
                 place.repeats(now);
                 return Ok(Watched::Asks { granted: false });
             }
-            // Whatever it says, what the store has decides.
-            let _ = engine.store.changed(key, &id, version.as_ref(), repeat.since(now).min(end)).await;
+            // Whatever the store says, what it has decides.
+            let granted = tokio::select! {
+                biased;
+                granted = told.woken() => granted,
+                _ = engine.store.changed(key, &id, version.as_ref(), repeat.since(now).min(end)) => None,
+            };
+            if let Some(holder) = granted {
+                return Ok(self.handed_over(request, place, &holder));
+            }
             let mut snapshot = engine.snapshot(key, engine.clock.now() + request.op_timeout()).await?;
             let record = snapshot.record.take().unwrap_or_default();
             let sight = engine.sight(key, Some(&record), &snapshot.departed, &snapshot.doubted)?;
             if let Some(holder) = record.holders.iter().find(|holder| holder.entry.id == id) {
-                let until = engine.granted_until(holder, place.kept(), patience(request));
-                if until.since(engine.clock.now()) > patience(request) / 3 {
-                    let lease = self.lease(request, holder, until);
-                    engine.remember(key, &record, snapshot);
-                    return Ok(Watched::Acquired(lease));
-                }
-                // A grant counts for no longer than its place did: it waits for nobody's turn.
-                return Ok(Watched::Asks { granted: true });
+                engine.remember(key, &record, snapshot);
+                return Ok(self.handed_over(request, place, holder));
             }
             match look(&record, &id, &sight) {
                 Look::Ask => return Ok(Watched::Asks { granted: false }),
@@ -127,10 +135,20 @@ impl<S: RecordStore> RecordBackend<S> {
         }
     }
 
+    /// What becomes of a waiter to whom the lock was handed.
+    fn handed_over(&self, request: &Request, place: &Member<'_>, holder: &Holder) -> Watched {
+        let until = self.0.granted_until(holder, place.kept(), patience(request));
+        if until.since(self.0.clock.now()) > patience(request) / 3 {
+            return Watched::Acquired(self.lease(request, holder, until));
+        }
+        // A grant counts for no longer than its place did: it waits for nobody's turn.
+        Watched::Asks { granted: true }
+    }
+
     async fn remove(&self, key: &LockKey, id: &HolderId, op_timeout: Duration, always_write: bool) -> Result<bool> {
         let give_up = self.0.clock.now() + op_timeout;
         // A crowd that gave up at once takes turns, and lets holders go first.
-        let plan = Plan { give_up, ttl: Duration::MAX, read_first: true, always_write, yields: true };
+        let plan = Plan { give_up, ttl: Duration::MAX, read_first: true, always_write, order: Order::InTurn };
         Ok(self.0.transact(key, plan, |record, sight| record.withdraw(id, sight)).await?.answer)
     }
 }
@@ -170,7 +188,7 @@ impl<S: RecordStore> LockBackend for RecordBackend<S> {
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Attempt> {
-        let moved = self.ask(request, Asks::Once, false).await?;
+        let moved = self.ask(request, Asks::Once, Order::Now).await?;
         match &moved.answer {
             Answer::Granted(holder) => {
                 Ok(Attempt::Acquired(self.lease(request, holder, self.0.believed_until(holder, &moved))))
@@ -185,9 +203,10 @@ impl<S: RecordStore> LockBackend for RecordBackend<S> {
     async fn acquire(&self, request: &Request) -> Result<Attempt> {
         let mut asks = if request.was_queued() { Asks::Again } else { Asks::ToQueue };
         let mut seen = None;
-        let (mut polls, mut yields, mut place) = (crate::backoff(), true, None);
+        let (mut polls, mut order, mut place) = (crate::backoff(), Order::InTurn, None);
+        let mut told = self.0.wakes.watch(request.key(), &request.holder());
         while !request.cancel().is_fired() {
-            let moved = self.ask(request, asks, yields).await?;
+            let moved = self.ask(request, asks, order).await?;
             let info = shown(request.key(), &moved.record, &moved.sight);
             match &moved.answer {
                 Answer::Granted(holder) => {
@@ -198,7 +217,8 @@ impl<S: RecordStore> LockBackend for RecordBackend<S> {
                 Answer::Held if request.cancel().is_fired() && !request.was_queued() => return Ok(Attempt::Held(info)),
                 Answer::Gone => {
                     request.start_anew();
-                    (asks, yields, place) = (Asks::ToQueue, true, None);
+                    (asks, order, place) = (Asks::ToQueue, Order::InTurn, None);
+                    told = self.0.wakes.watch(request.key(), &request.holder());
                     continue;
                 }
                 Answer::Full | Answer::Held => asks = Asks::ToQueue,
@@ -215,7 +235,7 @@ impl<S: RecordStore> LockBackend for RecordBackend<S> {
             seen = Some(info);
             let watched = async {
                 match place.as_ref().filter(|_| asks == Asks::Again) {
-                    Some(place) => self.watch(request, place, moved).await,
+                    Some(place) => self.watch(request, place, &told, moved).await,
                     None => {
                         self.0.clock.sleep(polls.next().unwrap_or_default()).await;
                         Ok(Watched::Asks { granted: false })
@@ -227,7 +247,7 @@ impl<S: RecordStore> LockBackend for RecordBackend<S> {
                 () = request.cancel().fired() => {}
                 watched = watched => match watched? {
                     Watched::Acquired(lease) => return Ok(Attempt::Acquired(lease)),
-                    Watched::Asks { granted } => yields = !granted,
+                    Watched::Asks { granted } => order = if granted { Order::Now } else { Order::InTurn },
                 },
             }
         }
@@ -365,7 +385,7 @@ impl<S: RecordStore> Lease for RecordLease<S> {
     }
 
     async fn renew(&self, give_up: Moment) -> Result<()> {
-        let plan = Plan { give_up, ttl: self.ttl, read_first: false, always_write: false, yields: false };
+        let plan = Plan { give_up, ttl: self.ttl, read_first: false, always_write: false, order: Order::Now };
         let moved = self.engine.transact(&self.key, plan, |record, sight| record.renew(&self.id, sight)).await?;
         let now = self.engine.clock.now();
         let Some(holder) = &moved.answer else {
@@ -382,7 +402,7 @@ impl<S: RecordStore> Lease for RecordLease<S> {
             return Ok(release);
         }
         *locked(&self.state) = State::Releasing;
-        let plan = Plan { give_up, ttl: Duration::MAX, read_first: false, always_write: false, yields: false };
+        let plan = Plan { give_up, ttl: Duration::MAX, read_first: false, always_write: false, order: Order::Next };
         let moved = self.engine.transact(&self.key, plan, |record, sight| record.release(&self.id, sight)).await?;
         let now = self.engine.clock.now();
         let release = match (moved.answer, before) {

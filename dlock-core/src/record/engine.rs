@@ -3,10 +3,10 @@
 use super::company::Company;
 use super::decide::{Step, step};
 use super::machine::Sight;
-use super::{Change, Holder, Judge, Record, RecordStore, Snapshot, StoreReading, Swap};
+use super::{Change, Holder, Judge, Record, RecordStore, Snapshot, StoreReading, Swap, Wakes};
 use crate::backoff::backoff;
 use crate::clock::locked;
-use crate::turns::Turns;
+use crate::turns::{Turn, Turns};
 use crate::{Clock, Effect, Error, ErrorKind, HolderId, LockKey, Moment, Result};
 use lru::LruCache;
 use std::num::NonZeroUsize;
@@ -22,11 +22,18 @@ pub(super) struct Engine<S: RecordStore> {
     known: Mutex<LruCache<LockKey, Known<S::Version>>>,
     /// A crowd of one client would else spoil its own swaps: of a hundred that read the same version one can write.
     turns: Turns,
+    /// Whose swap is under way: who takes turns comes here when its turn has come, and who gives a lock up at once.
+    desk: Turns,
     pub(super) company: Company,
+    pub(super) wakes: Wakes,
 }
 
 /// How many keys' last versions are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// How many conflicts are answered at once. A client whose tasks hand a lock to each other writes all the time: who paused
+/// between any two tries would hardly ever come in between.
+const AT_ONCE: usize = 8;
 
 /// The longest pause after a conflict: one swap of each client in a crowd fits in.
 const LONGEST_YIELD: Duration = Duration::from_millis(100);
@@ -59,8 +66,19 @@ pub(super) struct Plan {
     pub(super) read_first: bool,
     /// Write even if nothing changes, so that a swap still under way loses its version (rule R3).
     pub(super) always_write: bool,
-    /// Take turns with others of this client, and after a conflict let others go first (rule E7).
-    pub(super) yields: bool,
+    /// How it goes together with other transitions of the key.
+    pub(super) order: Order,
+}
+
+/// Who goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// It waits for nobody.
+    Now,
+    /// After the one of this client that is under way, but for [`LONGEST_YIELD`] at most: it is sent without that conflict.
+    Next,
+    /// In turn with others of this client, and after a conflict it lets others go first (rule E7).
+    InTurn,
 }
 
 /// A transition that was made.
@@ -82,9 +100,11 @@ impl<S: RecordStore> Engine<S> {
         Self {
             clock: store.clock(),
             judge: Mutex::new(Judge::new(store.clock_margin())),
+            wakes: store.wakes(),
             store,
             known: Mutex::new(LruCache::new(REMEMBERED)),
             turns: Turns::default(),
+            desk: Turns::default(),
             company: Company::default(),
         }
     }
@@ -98,14 +118,19 @@ impl<S: RecordStore> Engine<S> {
         mut transition: impl FnMut(&mut Record, &Sight) -> T + Send,
     ) -> Result<Moved<T, S::Version>> {
         let crowded = || Error::new(ErrorKind::Unavailable, "too many clients change this lock at once");
-        let _turn = match plan.yields {
-            true => Some(self.clock.timeout_at(plan.give_up, self.turns.turn(key)).await.ok_or_else(crowded)?),
-            false => None,
+        let _turn = match plan.order {
+            Order::InTurn => Some(self.clock.timeout_at(plan.give_up, self.turns.turn(key)).await.ok_or_else(crowded)?),
+            Order::Now | Order::Next => None,
         };
-        let mut known = if plan.read_first { None } else { self.remembered(key, plan.ttl) };
-        let mut pauses = backoff();
+        let (mut known, mut reads) = (None, plan.read_first);
+        let mut pauses = std::iter::repeat_n(Duration::ZERO, AT_ONCE).chain(backoff());
         loop {
+            let desk = self.desk(key, plan).await;
             let asked = self.clock.now();
+            if known.is_none() && !reads {
+                known = self.remembered(key, plan.ttl);
+            }
+            reads = true;
             let now = match known.take() {
                 Some(known) => known,
                 None => self.read(key, plan.give_up).await?,
@@ -123,8 +148,10 @@ impl<S: RecordStore> Engine<S> {
                 }
                 Step::Write { next, granted, answer } => (next, granted, answer),
             };
+            // Those of this client hear of it without a trip.
+            let (own, others): (Vec<_>, Vec<_>) = granted.into_iter().partition(|id| self.wakes.knows(key, id));
             let change =
-                Change { expected: now.version.as_ref(), next: &next, granted: &granted, give_up: plan.give_up };
+                Change { expected: now.version.as_ref(), next: &next, granted: &others, give_up: plan.give_up };
             let refused = match self.store.swap(key, change).await {
                 Ok(Swap::Done { version, reading }) => {
                     locked(&self.judge).wrote(reading.as_ref());
@@ -138,11 +165,16 @@ impl<S: RecordStore> Engine<S> {
                         // the last exclusive token is another than this one.
                         locked(&self.known).pop(key);
                     }
+                    for holder in next.holders.iter().filter(|holder| own.contains(&holder.entry.id)) {
+                        self.wakes.grant(key, holder);
+                    }
                     return Ok(Moved { answer, record: next, version, sight, sent, reading });
                 }
                 Ok(Swap::Conflict(present)) => present,
                 Err(error) => {
                     locked(&self.known).pop(key);
+                    // It may have been written.
+                    own.iter().for_each(|id| self.wakes.wake(key, id));
                     return Err(error);
                 }
             };
@@ -151,15 +183,28 @@ impl<S: RecordStore> Engine<S> {
                 self.observe(present.reading.as_ref());
                 known = Some(Known::of(present));
             }
-            if plan.yields && now.fresh {
-                self.clock.sleep(pauses.next().unwrap_or_default().min(LONGEST_YIELD)).await;
-                // What the conflict brought along is old now.
-                known = None;
+            if plan.order == Order::InTurn && now.fresh {
+                drop(desk);
+                let pause = pauses.next().unwrap_or_default().min(LONGEST_YIELD);
+                if pause > Duration::ZERO {
+                    self.clock.sleep(pause).await;
+                    // What the conflict brought along is old now.
+                    known = None;
+                }
             }
             if self.clock.now() >= plan.give_up {
                 return Err(crowded());
             }
         }
+    }
+
+    /// The right to send the next swap, as far as the order wants it.
+    async fn desk(&self, key: &LockKey, plan: Plan) -> Option<Turn> {
+        let until = match plan.order {
+            Order::Now => return None,
+            Order::Next | Order::InTurn => plan.give_up.min(self.clock.now() + LONGEST_YIELD),
+        };
+        self.clock.timeout_at(until, self.desk.turn(key)).await
     }
 
     fn remembered(&self, key: &LockKey, ttl: Duration) -> Option<Known<S::Version>> {

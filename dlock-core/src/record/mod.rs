@@ -21,4 +21,4 @@ pub use clock::{StoreClock, StoreNow};
 pub use document::{Entry, Holder, Record, Waiter};
 pub use judge::Judge;
 pub use store::{Change, RecordStore, Snapshot, StoreReading, StoreTime, Swap};
-pub use wakes::{Wakes, Watch};
+pub use wakes::Wakes;

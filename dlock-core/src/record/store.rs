@@ -1,6 +1,6 @@
 //! [`RecordStore`]: what a store must do to keep lock records.
 
-use super::Record;
+use super::{Record, Wakes};
 use crate::{Capabilities, Clock, HolderId, LockKey, Moment, Result};
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
@@ -39,6 +39,12 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// Where waiters of this process listen from before they are queued. A store that is told of changes by others wakes
+    /// them here; whom a swap of the same client grants is woken anyway.
+    fn wakes(&self) -> Wakes {
+        Wakes::default()
+    }
+
     /// Written with each entry of this client, so that [`Snapshot::departed`] can tell whose process is dead.
     fn origin(&self) -> Option<String> {
         None
@@ -69,7 +75,8 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
     async fn swap(&self, key: &LockKey, change: Change<'_, Self::Version>) -> Result<Swap<Self::Version>>;
 
     /// Resolves when the record may have changed in a way that concerns `waiter`, or after `at_most`. A store that
-    /// can't push sleeps for its poll interval, with jitter. It must not miss a change made after `since` was read.
+    /// can't push sleeps for its poll interval, with jitter, and one that tells [`wakes`](Self::wakes) of all changes
+    /// for `at_most`. It must not miss a change made after `since` was read that is not told there.
     ///
     /// # Cancel safety
     /// Cancel-safe.
@@ -119,7 +126,7 @@ pub struct Change<'a, V> {
     pub expected: Option<&'a V>,
     /// The record to write.
     pub next: &'a Record,
-    /// Waiters that became holders by this change: a store that can push wakes them, and nobody else.
+    /// Waiters of other clients that became holders by this change: a store that can push wakes them, and nobody else.
     pub granted: &'a [HolderId],
     /// The store answers by then, whatever its connection does.
     pub give_up: Moment,

@@ -1,6 +1,6 @@
 //! [`Wakes`]: tells waiters of one process that their place in a record has changed.
 
-use super::Record;
+use super::{Holder, Record};
 use crate::clock::locked;
 use crate::{HolderId, LockKey};
 use std::collections::HashMap;
@@ -9,29 +9,28 @@ use tokio::sync::Notify;
 
 /// Wakes waiters of one process, each by itself: a crowd in a queue does not stir when its head is granted.
 #[derive(Clone, Debug, Default)]
-pub struct Wakes(Arc<Mutex<HashMap<Name, Arc<Notify>>>>);
+pub struct Wakes(Arc<Mutex<HashMap<Name, Arc<Slot>>>>);
 
 type Name = (LockKey, HolderId);
 
-impl Wakes {
-    /// From here on a wake-up for this waiter is not missed.
-    pub fn watch(&self, key: &LockKey, waiter: &HolderId) -> Watch {
-        let name = (key.clone(), waiter.clone());
-        let notify = locked(&self.0).entry(name.clone()).or_default().clone();
-        Watch { wakes: self.clone(), name, notify }
-    }
+#[derive(Debug, Default)]
+struct Slot {
+    wake: Notify,
+    granted: Mutex<Option<Holder>>,
+}
 
-    /// Wakes one waiter, if it is one of this process.
+impl Wakes {
+    /// Wakes one waiter, if it is one of this process: it looks.
     pub fn wake(&self, key: &LockKey, waiter: &HolderId) {
-        if let Some(notify) = locked(&self.0).get(&(key.clone(), waiter.clone())) {
-            notify.notify_one();
+        if let Some(slot) = self.slot(key, waiter) {
+            slot.wake.notify_one();
         }
     }
 
     /// Wakes all waiters: what was told meanwhile may be lost.
     pub fn wake_all(&self) {
-        for notify in locked(&self.0).values() {
-            notify.notify_one();
+        for slot in locked(&self.0).values() {
+            slot.wake.notify_one();
         }
     }
 
@@ -43,20 +42,45 @@ impl Wakes {
             }
         }
     }
+
+    /// From here on nothing that is told to this waiter is missed.
+    pub(super) fn watch(&self, key: &LockKey, waiter: &HolderId) -> Watch {
+        let name = (key.clone(), waiter.clone());
+        let slot = locked(&self.0).entry(name.clone()).or_default().clone();
+        Watch { wakes: self.clone(), name, slot }
+    }
+
+    /// Whether this waiter is one of this process.
+    pub(super) fn knows(&self, key: &LockKey, waiter: &HolderId) -> bool {
+        self.slot(key, waiter).is_some()
+    }
+
+    /// Tells a waiter of this process that it holds: it need not look.
+    pub(super) fn grant(&self, key: &LockKey, holder: &Holder) {
+        if let Some(slot) = self.slot(key, &holder.entry.id) {
+            *locked(&slot.granted) = Some(holder.clone());
+            slot.wake.notify_one();
+        }
+    }
+
+    fn slot(&self, key: &LockKey, waiter: &HolderId) -> Option<Arc<Slot>> {
+        locked(&self.0).get(&(key.clone(), waiter.clone())).cloned()
+    }
 }
 
 /// A waiter that listens, until it is dropped.
 #[derive(Debug)]
-pub struct Watch {
+pub(super) struct Watch {
     wakes: Wakes,
     name: Name,
-    notify: Arc<Notify>,
+    slot: Arc<Slot>,
 }
 
 impl Watch {
-    /// Resolves when the waiter is woken. Cancel-safe.
-    pub async fn woken(&self) {
-        self.notify.notified().await;
+    /// Resolves when the waiter is told that it holds, or to look. Cancel-safe.
+    pub(super) async fn woken(&self) -> Option<Holder> {
+        self.slot.wake.notified().await;
+        locked(&self.slot.granted).take()
     }
 }
 
