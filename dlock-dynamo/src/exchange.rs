@@ -136,7 +136,8 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     /// The reply to what `send` sends, or an error at `give_up`, whatever the socket does. A request that the service
-    /// throttled was not carried out, and is sent again as long as there is time.
+    /// throttled was not carried out, and is sent again in the first three quarters of the time: cut short, the last one would
+    /// hide why nothing was done.
     ///
     /// Dropped, or given up, the request may still be carried out.
     pub(crate) async fn ask<T, E, F>(&self, give_up: Moment, send: impl Fn(Stamps) -> F) -> Result<Reply<T, E>>
@@ -145,6 +146,8 @@ impl Exchange {
         E: Refusal,
     {
         let (mut pauses, mut is_corrected) = (backoff(), false);
+        let begun = self.clock.now();
+        let last = begun + give_up.since(begun) * 3 / 4;
         loop {
             let (clock, time) = (self.clock.clone(), self.time.clone());
             let (sent, reading, before) = (OnceLock::new(), OnceLock::new(), time.seconds());
@@ -159,7 +162,7 @@ impl Exchange {
                 continue;
             }
             let again = self.clock.now() + pauses.next().unwrap_or_default();
-            if !is_throttled(reply.code()) || again >= give_up {
+            if !is_throttled(reply.code()) || again >= last {
                 return Ok(reply);
             }
             tracing::warn!(code = reply.code(), "the service throttles the table of locks; sending again");
