@@ -215,6 +215,25 @@ async fn a_hand_over_wakes_the_next_waiter_alone() {
 }
 
 #[tokio::test]
+async fn a_hand_over_whose_reply_was_lost_is_seen_at_once() {
+    let memory = Memory::with_clock(Clock::manual());
+    let store = Watched::new(&memory);
+    let backend = RecordBackend::new(store.clone());
+    let holder = grab(&backend, &request()).await;
+    let waiter = tokio::spawn({
+        let backend = backend.clone();
+        async move { backend.acquire(&request()).await.unwrap() }
+    });
+    while memory.inspect(request().key()).await.unwrap().waiters.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    store.lose.store(1, Ordering::SeqCst);
+    holder.release(memory.clock().now() + Duration::from_secs(1)).await.unwrap_err();
+    // The clock stands still: nothing but a word wakes the waiter.
+    assert!(matches!(waiter.await.unwrap(), Attempt::Acquired(_)));
+}
+
+#[tokio::test]
 async fn a_crowd_of_one_client_keeps_its_places_by_one_write() {
     let clock = Clock::manual();
     let memory = Memory::with_clock(clock.clone());

@@ -70,6 +70,20 @@ pub(super) struct Plan {
     pub(super) order: Order,
 }
 
+/// Waiters of this client whom a swap may have granted: one that failed, or whose future was dropped, may have been written.
+/// They look.
+struct InDoubt<'a> {
+    wakes: &'a Wakes,
+    key: &'a LockKey,
+    waiters: Vec<HolderId>,
+}
+
+impl Drop for InDoubt<'_> {
+    fn drop(&mut self) {
+        self.waiters.iter().for_each(|id| self.wakes.wake(self.key, id));
+    }
+}
+
 /// Who goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
@@ -150,6 +164,7 @@ impl<S: RecordStore> Engine<S> {
             };
             // Those of this client hear of it without a trip.
             let (own, others): (Vec<_>, Vec<_>) = granted.into_iter().partition(|id| self.wakes.knows(key, id));
+            let mut in_doubt = InDoubt { wakes: &self.wakes, key, waiters: own };
             let change =
                 Change { expected: now.version.as_ref(), next: &next, granted: &others, give_up: plan.give_up };
             let refused = match self.store.swap(key, change).await {
@@ -165,16 +180,18 @@ impl<S: RecordStore> Engine<S> {
                         // the last exclusive token is another than this one.
                         locked(&self.known).pop(key);
                     }
+                    let own = std::mem::take(&mut in_doubt.waiters);
                     for holder in next.holders.iter().filter(|holder| own.contains(&holder.entry.id)) {
                         self.wakes.grant(key, holder);
                     }
                     return Ok(Moved { answer, record: next, version, sight, sent, reading });
                 }
-                Ok(Swap::Conflict(present)) => present,
+                Ok(Swap::Conflict(present)) => {
+                    in_doubt.waiters.clear();
+                    present
+                }
                 Err(error) => {
                     locked(&self.known).pop(key);
-                    // It may have been written.
-                    own.iter().for_each(|id| self.wakes.wake(key, id));
                     return Err(error);
                 }
             };
