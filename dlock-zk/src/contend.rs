@@ -12,11 +12,16 @@ use dlock_core::{
     Attempt, Deadline, Effect, Error, ErrorKind, LockBackend, LockInfo, LockKey, Mode, Moment, Request, Result,
     Standing,
 };
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use zookeeper_client::Error as Zk;
 
 /// How many holders are looked at for those who wait.
 const SHOWN: usize = 32;
+
+/// Who waits longer reads what the holders wrote of themselves; a queue that moves on sooner is not asked for it.
+const QUICK: Duration = Duration::from_millis(50);
 
 impl ZkBackend {
     /// A lease of a node that holds; `None` if its session has ended, or is about to.
@@ -133,16 +138,26 @@ impl ZkBackend {
         // Told before anything else is asked, of which the answer may be lost.
         let seen_so_far = || at.queue.info(request.key(), &Contents::new(), Some(&at.name));
         request.is_waiting(Some(info.get_or_insert_with(seen_so_far).clone()));
-        let give_up = self.give_up(request.op_timeout());
-        let Some(watch) = session.watch_queue(at, behind, seen, give_up).await? else { return Ok(()) };
-        let held = self.held(session, request.key(), &at.queue, Some(&at.name), give_up).await;
+        let soon = || self.give_up(request.op_timeout());
+        let Some(watch) = session.watch_queue(at, behind, seen, soon()).await? else { return Ok(()) };
+        let mut is_over = pin!(async {
+            tokio::select! {
+                biased;
+                () = request.cancel().fired() => {}
+                () = session.ended() => {}
+                _ = event(watch) => {}
+            }
+        });
+        let clock = self.clock();
+        let was_quick = clock.timeout_at(clock.now() + QUICK, is_over.as_mut()).await.is_some();
+        if was_quick && !request.cancel().is_fired() {
+            return Ok(());
+        }
+        let held = self.held(session, request.key(), &at.queue, Some(&at.name), soon()).await;
         *info = Some(held.map_err(from_zk)?);
         request.is_waiting(info.clone());
-        tokio::select! {
-            biased;
-            () = request.cancel().fired() => {}
-            () = session.ended() => {}
-            _ = event(watch) => {}
+        if !was_quick {
+            is_over.await;
         }
         Ok(())
     }
