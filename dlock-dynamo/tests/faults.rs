@@ -56,7 +56,7 @@ async fn throttled_requests_are_sent_again_and_are_no_contention() {
 
 #[tokio::test]
 async fn throttling_without_end_is_unavailable_in_time_and_nothing_was_done() {
-    let (_server, proxy, locks, direct) = set_up("&op_timeout=500ms").await;
+    let (_server, proxy, locks, direct) = set_up("&op_timeout=2s").await;
     proxy.act(|_| Action::Refuse(400, "ThrottlingException"));
     let clock = Clock::system();
     let begun = clock.now();
@@ -64,7 +64,7 @@ async fn throttling_without_end_is_unavailable_in_time_and_nothing_was_done() {
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::NotApplied), "{}", error.chain());
     assert!(error.to_string().contains("throttles"), "{error}");
     let took = clock.now().since(begun);
-    assert!(took < Duration::from_millis(1_200), "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
     direct.lock("k").try_acquire().await.unwrap().expect("free").release().await.unwrap();
 }
 
