@@ -1,7 +1,7 @@
 //! `cargo xtask faults`: the judge, on each store and with its control.
 
-use crate::install::{build_dynamo_server, build_etcd_server, install};
-use crate::shell::{Done, cargo, root, run};
+use crate::install::{build_dynamo_server, build_etcd_server, build_programs, install, program};
+use crate::shell::{Done, run};
 use clap::Args;
 use std::process::Command;
 
@@ -36,7 +36,7 @@ pub(crate) fn faults(orders: &Faults) -> Done {
     let etcd = build_etcd_server()?;
     let controlled = orders.stores.is_empty() && !orders.no_checks;
     let controlled = if controlled { CONTROLLED.map(str::to_owned).to_vec() } else { orders.stores.clone() };
-    run(&mut cargo(&["build", "--quiet", "-p", "dlock-judge"]))?;
+    build_programs()?;
     let minutes = orders.minutes.to_string();
     if !orders.no_checks {
         run(judge(orders, &orders.stores, &etcd).args(["--minutes", &minutes]))?;
@@ -46,8 +46,8 @@ pub(crate) fn faults(orders: &Faults) -> Done {
 }
 
 fn judge(orders: &Faults, stores: &[String], etcd: &str) -> Command {
-    let mut judge = Command::new(root().join("target/debug/dlock-judge"));
-    judge.current_dir(root()).env("DLOCK_TEST_ETCD", etcd).arg("run").args(stores);
+    let mut judge = program("dlock-judge");
+    judge.env("DLOCK_TEST_ETCD", etcd).arg("run").args(stores);
     if let Some(seed) = orders.seed {
         judge.args(["--seed", &seed.to_string()]);
     }

@@ -83,6 +83,24 @@ pub(crate) fn venv(folder: &Path, requirements: &Path) -> Done<String> {
     Ok(python)
 }
 
+/// All programs and examples, in one build with the same features as the tests: what one of them needs by itself would be built
+/// anew for it.
+pub(crate) fn build_programs() -> Done {
+    run(&mut cargo(&["build", "--quiet", "--workspace", "--all-features", "--bins", "--examples"]))
+}
+
+/// One of the [programs](build_programs).
+pub(crate) fn program(name: &str) -> Command {
+    let mut command = Command::new(root().join("target/debug").join(name));
+    command.current_dir(root());
+    command
+}
+
+/// One of the [examples](build_programs).
+pub(crate) fn example(name: &str) -> Command {
+    program(&format!("examples/{name}"))
+}
+
 /// The DynamoDB-compatible server, a program of its own: its SQLite and ours can't be linked together.
 pub(crate) fn build_dynamo_server() -> Done {
     let (manifest, target) = ("fixtures/dynamo-server/Cargo.toml", "target/dynamo-server");

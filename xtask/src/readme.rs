@@ -1,7 +1,7 @@
 //! `cargo xtask readme`: the README's table of stores, from what the backends declare.
 
+use crate::install::{build_programs, example};
 use crate::shell::{Done, output, root};
-use crate::test::store_table;
 
 const BEGIN: &str = "<!-- stores:begin -->\n";
 const END: &str = "<!-- stores:end -->";
@@ -13,7 +13,8 @@ pub(crate) fn readme(check: bool) -> Done {
     let Some((before, (table, after))) = marks else {
         return Err(format!("README.md has no place for the table: {BEGIN:?} and {END:?}"));
     };
-    let fresh = output(&mut store_table())?;
+    build_programs()?;
+    let fresh = output(&mut example("store_table"))?;
     if table == fresh {
         return Ok(());
     }
