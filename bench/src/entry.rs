@@ -16,6 +16,9 @@ pub enum Role {
     Pairs,
     /// The raw client, with the store's fastest way to pass something on: what hand-overs are compared with.
     HandOvers,
+    /// The raw client's pairs, by one task of a process after the other: what hand-overs are compared with where the store
+    /// passes nothing on.
+    Chain,
     /// The raw client in both.
     Floor,
     /// dlock.
@@ -46,6 +49,7 @@ impl Entry {
             Role::Floor => true,
             Role::Pairs => !workload.is_contended(),
             Role::HandOvers => workload.is_contended(),
+            Role::Chain => workload.is_contended() && workload.processes == 1,
             Role::Dlock | Role::Peer => false,
         }
     }

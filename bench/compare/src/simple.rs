@@ -1,8 +1,9 @@
-//! A contender from two closures, for clients whose whole use fits on a screen.
+//! Contenders from two closures, for clients whose whole use fits on a screen; and chains of their pairs.
 
 use async_trait::async_trait;
 use dlock_bench::{Client, Contender, Held, Result};
 use std::sync::Arc;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 struct Made<M>(M);
 struct Acquires<A>(A);
@@ -50,5 +51,48 @@ where
 impl<R: Future<Output = Result<()>> + Send> Held for Releases<R> {
     async fn release(self: Box<Self>) -> Result<()> {
         self.0.await
+    }
+}
+
+struct Chained<C>(C);
+
+struct Chain {
+    client: Arc<dyn Client>,
+    turn: Arc<Mutex<()>>,
+}
+
+struct Link {
+    held: Box<dyn Held>,
+    turn: OwnedMutexGuard<()>,
+}
+
+/// The pairs of `contender`, by one task of a client after the other, who queue in the process: in the store nobody waits.
+/// What a lock reaches whose hand-over costs no more than its pair.
+pub(crate) fn chained(contender: impl Contender + 'static) -> impl Contender {
+    Chained(contender)
+}
+
+#[async_trait]
+impl<C: Contender> Contender for Chained<C> {
+    async fn client(&self) -> Result<Arc<dyn Client>> {
+        Ok(Arc::new(Chain { client: self.0.client().await?, turn: Arc::default() }))
+    }
+}
+
+#[async_trait]
+impl Client for Chain {
+    async fn acquire(&self, key: &str) -> Result<Box<dyn Held>> {
+        let turn = self.turn.clone().lock_owned().await;
+        Ok(Box::new(Link { held: self.client.acquire(key).await?, turn }))
+    }
+}
+
+#[async_trait]
+impl Held for Link {
+    async fn release(self: Box<Self>) -> Result<()> {
+        let Self { held, turn } = *self;
+        let released = held.release().await;
+        drop(turn);
+        released
     }
 }

@@ -1,14 +1,14 @@
 //! DynamoDB: the raw client.
 
 use crate::setup::Setup;
-use crate::simple::contender;
+use crate::simple::{chained, contender};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
 };
-use dlock_bench::{Result, Role};
+use dlock_bench::{Contender, Result, Role};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const TABLE: &str = "bench_raw";
@@ -16,8 +16,9 @@ const TABLE: &str = "bench_raw";
 pub(crate) fn fill(setup: &mut Setup) -> Result<()> {
     let endpoint =
         setup.parameter("endpoint").ok_or("name the endpoint: dynamodb://table?region=…&endpoint=http://…")?;
-    pairs(setup, endpoint);
-    setup.cannot("a floor of hand-overs", "DynamoDB wakes nobody: waiters look again");
+    setup.add("raw put + put", Role::Pairs, "one client; both puts conditional", pairs(endpoint.clone()));
+    let note = "the tasks queue in the process; nobody waits in the store";
+    setup.add("chain of raw pairs", Role::Chain, note, chained(pairs(endpoint)));
     Ok(())
 }
 
@@ -45,8 +46,8 @@ async fn make_table(client: &Client) -> Result<()> {
 }
 
 /// A conditional put to acquire, a conditional put to release: the item stays, as the token lives in it.
-fn pairs(setup: &mut Setup, endpoint: String) {
-    let raw = contender(move || {
+fn pairs(endpoint: String) -> impl Contender {
+    contender(move || {
         let endpoint = endpoint.clone();
         async move {
             let client = client(&endpoint);
@@ -82,6 +83,5 @@ fn pairs(setup: &mut Setup, endpoint: String) {
                 }
             })
         }
-    });
-    setup.add("raw put + put", Role::Pairs, "one client; both puts conditional", raw);
+    })
 }

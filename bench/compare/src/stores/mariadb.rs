@@ -1,9 +1,9 @@
 //! MariaDB and MySQL: the raw statements, and `GET_LOCK`.
 
 use crate::setup::Setup;
-use crate::simple::contender;
+use crate::simple::{chained, contender};
 use async_trait::async_trait;
-use dlock_bench::{Counting, Meter, Result, Role};
+use dlock_bench::{Contender, Counting, Meter, Result, Role};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{MySqlPool, Row};
 use std::sync::Arc;
@@ -20,7 +20,15 @@ async fn pool(url: &str, connections: u32) -> Result<MySqlPool> {
 }
 
 pub(crate) fn fill(setup: &mut Setup) -> Result<()> {
-    pairs(setup);
+    let url = setup.plain_url().to_owned();
+    let note = "5 connections; two updates of one row, each its own transaction";
+    setup.add("raw update + update", Role::Pairs, note, pairs(url.clone()));
+    setup.add(
+        "chain of raw pairs",
+        Role::Chain,
+        "the tasks queue in the process; nobody waits in the store",
+        chained(pairs(url)),
+    );
     blocking(setup);
     setup.meter = Some(Arc::new(Questions(setup.plain_url().to_owned())));
     Ok(())
@@ -34,9 +42,8 @@ const ACQUIRE: &str = "UPDATE bench_raw SET holder = ?, until = UTC_TIMESTAMP(6)
 const RELEASE: &str = "UPDATE bench_raw SET holder = NULL WHERE name = ? AND holder = ?";
 
 /// A row with a holder, a TTL and a token: one statement to acquire, one to release.
-fn pairs(setup: &mut Setup) {
-    let url = setup.plain_url().to_owned();
-    let raw = contender(move || {
+fn pairs(url: String) -> impl Contender {
+    contender(move || {
         let url = url.clone();
         async move {
             let pool = pool(&url, POOL).await?;
@@ -60,18 +67,12 @@ fn pairs(setup: &mut Setup) {
                 }
             })
         }
-    });
-    setup.add(
-        "raw update + update",
-        Role::Pairs,
-        "5 connections; two updates of one row, each its own transaction",
-        raw,
-    );
+    })
 }
 
 fn blocking(setup: &mut Setup) {
     let url = setup.plain_url().to_owned();
-    let raw = contender(move || {
+    let peer = contender(move || {
         let url = url.clone();
         async move {
             let pool = pool(&url, CROWD).await?;
@@ -93,7 +94,7 @@ fn blocking(setup: &mut Setup) {
     });
     let note =
         "a connection for each task, blocked while it waits; no disk write, no TTL, no token; not behind a pooler";
-    setup.add("raw GET_LOCK, blocking", Role::HandOvers, note, raw);
+    setup.add("GET_LOCK, blocking", Role::Peer, note, peer);
 }
 
 /// Counts statements.

@@ -1,9 +1,9 @@
-//! PostgreSQL: the raw statements, advisory locks, and sqlx's lock.
+//! PostgreSQL: the raw statements, and sqlx's lock, an advisory one.
 
 use crate::setup::Setup;
-use crate::simple::contender;
+use crate::simple::{chained, contender};
 use async_trait::async_trait;
-use dlock_bench::{Counting, Meter, Result, Role};
+use dlock_bench::{Contender, Counting, Meter, Result, Role};
 use sqlx::postgres::{PgAdvisoryLock, PgPoolOptions};
 use sqlx::{PgPool, Row};
 use std::sync::Arc;
@@ -20,8 +20,15 @@ async fn pool(url: &str, connections: u32) -> Result<PgPool> {
 }
 
 pub(crate) fn fill(setup: &mut Setup) -> Result<()> {
-    pairs(setup);
-    blocking(setup);
+    let url = setup.plain_url().to_owned();
+    let note = "4 connections; an upsert and an update of one row, each its own transaction";
+    setup.add("raw upsert + update", Role::Pairs, note, pairs(url.clone()));
+    setup.add(
+        "chain of raw pairs",
+        Role::Chain,
+        "the tasks queue in the process; nobody waits in the store",
+        chained(pairs(url)),
+    );
     sqlx_lock(setup);
     setup.meter = Some(Arc::new(Statements(setup.plain_url().to_owned())));
     Ok(())
@@ -36,9 +43,8 @@ const ACQUIRE: &str = "INSERT INTO bench_raw AS l (key, holder, until, token) \
 const RELEASE: &str = "UPDATE bench_raw SET holder = NULL WHERE key = $1 AND holder = $2";
 
 /// A row with a holder, a TTL and a token: one statement to acquire, one to release.
-fn pairs(setup: &mut Setup) {
-    let url = setup.plain_url().to_owned();
-    let raw = contender(move || {
+fn pairs(url: String) -> impl Contender {
+    contender(move || {
         let url = url.clone();
         async move {
             let pool = pool(&url, POOL).await?;
@@ -56,37 +62,7 @@ fn pairs(setup: &mut Setup) {
                 }
             })
         }
-    });
-    let note = "4 connections; an upsert and an update of one row, each its own transaction";
-    setup.add("raw upsert + update", Role::Pairs, note, raw);
-}
-
-fn blocking(setup: &mut Setup) {
-    let url = setup.plain_url().to_owned();
-    let raw = contender(move || {
-        let url = url.clone();
-        async move {
-            let pool = pool(&url, CROWD).await?;
-            Ok(move |key: String| {
-                let pool = pool.clone();
-                async move {
-                    let mut connection = pool.acquire().await?;
-                    sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))")
-                        .bind(&key)
-                        .execute(&mut *connection)
-                        .await?;
-                    Ok(async move {
-                        let unlock = sqlx::query("SELECT pg_advisory_unlock(hashtextextended($1, 0))");
-                        unlock.bind(&key).execute(&mut *connection).await?;
-                        Ok(())
-                    })
-                }
-            })
-        }
-    });
-    let note =
-        "a connection for each task, blocked while it waits; no disk write, no TTL, no token; not behind a pooler";
-    setup.add("raw advisory lock, blocking", Role::HandOvers, note, raw);
+    })
 }
 
 fn sqlx_lock(setup: &mut Setup) {
