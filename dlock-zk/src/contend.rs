@@ -90,13 +90,7 @@ impl ZkBackend {
         loop {
             let Some(index) = at.queue.position(&at.name) else { return Ok(Waited::LostItsPlace) };
             match at.queue.standing(index) {
-                Standing::Holds => {
-                    return match self.grant(session, &at, request).await {
-                        Some(attempt) => Ok(Waited::Granted(attempt)),
-                        None if !session.is_alive() => Ok(Waited::LostItsPlace),
-                        None => Err(session.not_done(&at.place, session_lost())),
-                    };
-                }
+                Standing::Holds => return self.grant_waiter(session, &at, request).await,
                 Standing::Disagrees(other) => {
                     session.discard(&at.place, soon()).await?;
                     return Err(disagrees(request.mode(), other));
@@ -106,7 +100,10 @@ impl ZkBackend {
                     match waited {
                         Err(_) if !session.is_alive() => return Ok(Waited::LostItsPlace),
                         Err(error) => return Err(session.not_done(&at.place, error)),
-                        Ok(()) => {}
+                        Ok(true) if !request.cancel().is_fired() => {
+                            return self.grant_waiter(session, &at, request).await;
+                        }
+                        Ok(_) => {}
                     }
                 }
             }
@@ -125,8 +122,16 @@ impl ZkBackend {
         }
     }
 
-    /// Waits until the queue is to be looked at again.
-    pub(crate) async fn wait_once(
+    async fn grant_waiter(&self, session: &Arc<Session>, at: &InQueue, request: &Request) -> Result<Waited> {
+        match self.grant(session, at, request).await {
+            Some(attempt) => Ok(Waited::Granted(attempt)),
+            None if !session.is_alive() => Ok(Waited::LostItsPlace),
+            None => Err(session.not_done(&at.place, session_lost())),
+        }
+    }
+
+    /// Waits until the queue is to be looked at again, or the lock was handed over: `true`.
+    async fn wait_once(
         &self,
         session: &Arc<Session>,
         at: &mut InQueue,
@@ -134,32 +139,55 @@ impl ZkBackend {
         seen: &mut Seen,
         request: &Request,
         info: &mut Option<LockInfo>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         // Told before anything else is asked, of which the answer may be lost.
         let seen_so_far = || at.queue.info(request.key(), &Contents::new(), Some(&at.name));
         request.is_waiting(Some(info.get_or_insert_with(seen_so_far).clone()));
-        let soon = || self.give_up(request.op_timeout());
-        let Some(watch) = session.watch_queue(at, behind, seen, soon()).await? else { return Ok(()) };
+        let (clock, soon) = (self.clock(), || self.give_up(request.op_timeout()));
+        let quick = clock.now() + QUICK;
+        let stops = async || {
+            tokio::select! {
+                () = request.cancel().fired() => {}
+                () = session.ended() => {}
+            }
+        };
+        let mut turn = session.turn(at, behind);
+        if turn.is_told() {
+            let turn = clock.timeout_at(quick, async {
+                tokio::select! {
+                    biased;
+                    () = stops() => false,
+                    has_come = turn.comes() => has_come,
+                }
+            });
+            match turn.await {
+                Some(has_come) if !request.cancel().is_fired() => return Ok(has_come),
+                _ => {}
+            }
+        }
+        let Some(watch) = session.watch_queue(at, behind, seen, soon()).await? else {
+            return Ok(turn.has_come().await);
+        };
         let mut is_over = pin!(async {
             tokio::select! {
                 biased;
-                () = request.cancel().fired() => {}
-                () = session.ended() => {}
-                _ = event(watch) => {}
+                () = stops() => false,
+                has_come = turn.comes() => has_come,
+                _ = event(watch) => turn.has_come().await,
             }
         });
-        let clock = self.clock();
-        let was_quick = clock.timeout_at(clock.now() + QUICK, is_over.as_mut()).await.is_some();
-        if was_quick && !request.cancel().is_fired() {
-            return Ok(());
+        let over = clock.timeout_at(quick, is_over.as_mut()).await;
+        match over {
+            Some(has_come) if !request.cancel().is_fired() => return Ok(has_come),
+            _ => {}
         }
         let held = self.held(session, request.key(), &at.queue, Some(&at.name), soon()).await;
         *info = Some(held.map_err(from_zk)?);
         request.is_waiting(info.clone());
-        if !was_quick {
-            is_over.await;
+        match over {
+            Some(has_come) => Ok(has_come),
+            None => Ok(is_over.await),
         }
-        Ok(())
     }
 }
 

@@ -106,14 +106,8 @@ impl Lease for ZkLease {
             return Ok(release);
         }
         self.place.leave();
-        let removed = match self.session.client() {
-            Ok(client) => {
-                *locked(&self.state) = Releasing::Unknown;
-                self.session.ask(give_up, client.delete(&self.path, None)).await
-            }
-            Err(ended) => Err(ended),
-        };
-        match removed {
+        *locked(&self.state) = Releasing::Unknown;
+        match self.session.delete_held(&self.place, &self.path, give_up).await {
             Ok(()) => Ok(self.ends(Release::Released)),
             // Rule R4: an earlier try may have removed it.
             Err(Zk::NoNode) if before == Releasing::Unknown && self.is_in_time() => Ok(self.ends(Release::Released)),

@@ -53,6 +53,7 @@ mod place;
 mod queue;
 mod session;
 mod sessions;
+mod turn;
 mod vigil;
 mod wait;
 

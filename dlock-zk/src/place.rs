@@ -1,5 +1,6 @@
 //! [`Place`]: one acquisition's node.
 
+use crate::turn::Next;
 use dlock_core::{FencingToken, HolderId, Mode, Moment};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,6 +13,7 @@ pub(crate) struct Place {
     /// The lock's folder.
     pub(crate) folder: String,
     state: Mutex<State>,
+    next: Mutex<Option<Next>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,15 @@ impl Place {
         matches!(*locked(&self.state), State::Leaving { .. })
     }
 
+    pub(crate) fn set_next(&self, next: Option<Next>) {
+        *locked(&self.next) = next;
+    }
+
+    /// Who waits directly behind, if it is in line for a hand-over.
+    pub(crate) fn take_next(&self) -> Option<Next> {
+        locked(&self.next).take()
+    }
+
     pub(crate) fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.folder)
     }
@@ -75,7 +86,8 @@ impl Places {
     }
 
     pub(crate) fn begin(&self, id: HolderId, mode: Mode, folder: String) -> Arc<Place> {
-        let place = Arc::new(Place { id: id.clone(), mode, folder, state: Mutex::new(State::New) });
+        let place =
+            Arc::new(Place { id: id.clone(), mode, folder, state: Mutex::new(State::New), next: Mutex::default() });
         locked(&self.0).insert(id, Entry { place: Arc::downgrade(&place), kept: None });
         place
     }

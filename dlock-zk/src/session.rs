@@ -223,6 +223,7 @@ impl Session {
     /// Removes a place's node, if there is one.
     pub(crate) async fn discard(&self, place: &Arc<Place>, give_up: Moment) -> Result<()> {
         let (name, sent) = place.leave();
+        drop(place.take_next());
         let removed = match name {
             _ if !sent => Ok(()),
             Some(name) => self.remove(&place.path(&name), give_up).await.map(drop),
