@@ -40,6 +40,10 @@ struct State {
     last_id: i64,
     /// To the stream, while there is one.
     orders: Option<mpsc::UnboundedSender<Order>>,
+    /// Of which the server is told when their time has come, in its order; those that were forgotten too.
+    later: VecDeque<(i64, Moment)>,
+    /// Whether the stream knows that there are any.
+    is_timed: bool,
 }
 
 struct Watched {
@@ -52,7 +56,9 @@ struct Watched {
 }
 
 enum Order {
-    Watch(i64, Moment),
+    Watch(i64),
+    /// Something is to be watched later, and nothing was before.
+    Later,
     Forget(i64),
 }
 
@@ -85,17 +91,26 @@ impl Watches {
     }
 
     /// Watches a span whose state is known before the revision `from`. The server is told after `delay`: what is
-    /// forgotten before costs nothing, and what happens until then is heard then.
+    /// forgotten before costs nothing, not even the wake-up of a task, and what happens until then is heard then. All delays
+    /// are the same, or none.
     pub(crate) fn watch(&self, span: Span, from: i64, delay: Duration, watcher: Weak<dyn Watcher>) -> Watch {
-        let mut state = locked(&self.0.state);
+        let mut guard = locked(&self.0.state);
+        let state = &mut *guard;
         state.last_id += 1;
         let id = state.last_id;
         state.watched.insert(id, Watched { span, from, told: false, watcher });
+        // A closed channel is that of a stream that broke just now: the next one is told all.
         match &state.orders {
-            // A closed channel is that of a stream that broke just now: the next one is told all.
-            Some(orders) => drop(orders.send(Order::Watch(id, self.0.store.clock.now() + delay))),
+            Some(orders) if delay.is_zero() => drop(orders.send(Order::Watch(id))),
+            Some(orders) => {
+                state.later.push_back((id, self.0.store.clock.now() + delay));
+                if !std::mem::replace(&mut state.is_timed, true) {
+                    let _ = orders.send(Order::Later);
+                }
+            }
             None => self.0.begin.notify_one(),
         }
+        drop(guard);
         Watch { shared: self.0.clone(), id }
     }
 }
@@ -170,13 +185,14 @@ impl Shared {
         let lost: Vec<_> = {
             // From now on what is new comes as an order; what is there already is told here.
             let mut state = locked(&self.state);
-            let now = self.store.clock.now();
+            state.later.clear();
+            state.is_timed = false;
             let (mut lost, mut new) = (Vec::new(), Vec::new());
             for (id, watched) in &mut state.watched {
                 if std::mem::take(&mut watched.told) { lost.push(*id) } else { new.push(*id) }
             }
             for id in new {
-                let _ = orders.send(Order::Watch(id, now));
+                let _ = orders.send(Order::Watch(id));
             }
             state.orders = Some(orders.clone());
             lost
@@ -227,7 +243,7 @@ impl Shared {
                 watcher.is(reply.revision, kvs);
                 if let Some(watched) = locked(&self.state).watched.get_mut(&id) {
                     watched.from = reply.revision + 1;
-                    let _ = orders.send(Order::Watch(id, now));
+                    let _ = orders.send(Order::Watch(id));
                 }
             }
         }
@@ -236,31 +252,52 @@ impl Shared {
 
     /// Sends what is ordered, each watch when its time has come.
     async fn tell(&self, mut requests: WatchRequestSender, mut orders: mpsc::UnboundedReceiver<Order>) -> Error {
-        // All delays are the same, or none.
-        let mut later = VecDeque::new();
-        let clock = &self.store.clock;
+        let mut next = None;
         loop {
-            let due = later.front().map_or(Moment::MAX, |(_, due)| *due);
-            let sent = tokio::select! {
+            let due = tokio::select! {
                 biased;
-                () = clock.sleep_until(due), if due < Moment::MAX => match later.pop_front() {
-                    Some((id, _)) => self.tell_one(&mut requests, id).await,
-                    None => Ok(()),
-                },
+                () = self.store.clock.sleep_until(next.unwrap_or(Moment::MAX)), if next.is_some() => {
+                    let (due, at) = self.due();
+                    next = at;
+                    due
+                }
                 order = orders.recv() => match order {
-                    Some(Order::Watch(id, due)) if due <= clock.now() => self.tell_one(&mut requests, id).await,
-                    Some(Order::Watch(id, due)) => {
-                        later.push_back((id, due));
-                        Ok(())
+                    Some(Order::Watch(id)) => vec![id],
+                    Some(Order::Later) => {
+                        let (due, at) = self.due();
+                        next = at;
+                        due
                     }
-                    Some(Order::Forget(id)) => requests.cancel(id).await.map_err(from_etcd),
-                    None => Err(Error::new(ErrorKind::Closed, "the client was closed")),
+                    Some(Order::Forget(id)) => match requests.cancel(id).await {
+                        Ok(()) => continue,
+                        Err(error) => return from_etcd(error),
+                    },
+                    None => return Error::new(ErrorKind::Closed, "the client was closed"),
                 },
             };
-            if let Err(error) = sent {
-                return error;
+            for id in due {
+                if let Err(error) = self.tell_one(&mut requests, id).await {
+                    return error;
+                }
             }
         }
+    }
+
+    /// What is to be watched by now, and when there will be more.
+    fn due(&self) -> (Vec<i64>, Option<Moment>) {
+        let (mut guard, now, mut due) = (locked(&self.state), self.store.clock.now(), Vec::new());
+        let state = &mut *guard;
+        while let Some((id, at)) = state.later.front() {
+            if state.watched.contains_key(id) {
+                if *at > now {
+                    return (due, Some(*at));
+                }
+                due.push(*id);
+            }
+            state.later.pop_front();
+        }
+        state.is_timed = false;
+        (due, None)
     }
 
     async fn tell_one(&self, requests: &mut WatchRequestSender, id: i64) -> Result<()> {
