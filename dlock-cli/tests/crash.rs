@@ -146,4 +146,4 @@ fn count(place: &Place, processes: usize, rounds: usize) {
     assert_eq!(sum.trim().parse::<usize>().unwrap(), processes * rounds);
 }
 
-on_every!(store, eight_processes_add_a_hundred_each, |place: Place| count(&place, 8, 100));
+on_every!(store, eight_processes_add_up, |place: Place| count(&place, 8, 25));
