@@ -5,17 +5,12 @@ use crate::servers::Servers;
 use crate::shell::{Done, cargo, output, root, run, run_and_keep};
 use std::path::Path;
 
-/// How many tests of one program run at once, unless `RUST_TEST_THREADS` says so: more than there are cores, as they mostly wait.
-const AT_ONCE: &str = "4";
 /// What this task runs with its own eyes on it is run once for each store.
 const ONCE_A_STORE: &str = "config_swap";
 
 pub(crate) fn test(packages: &[String]) -> Done {
     let servers = Servers::start()?;
-    let mut environment = servers.environment();
-    if std::env::var_os("RUST_TEST_THREADS").is_none() {
-        environment.push(("RUST_TEST_THREADS".into(), AT_ONCE.into()));
-    }
+    let environment = servers.environment();
     let tests = |arguments: &[&str]| {
         run_and_keep(cargo(arguments).envs(environment.iter().cloned()), |line| {
             line.starts_with("test result:") || line.starts_with("conformance:") || line.contains("hand-overs/s")
