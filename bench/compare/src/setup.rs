@@ -78,6 +78,14 @@ impl Setup {
         self.entries.push(Entry { name: name.to_owned(), role, here, command, note });
     }
 
+    /// The raw pair of a store that passes nothing on, as the floor of pairs, and its chain, as that of hand-overs.
+    #[cfg(any(feature = "sql", feature = "dynamo"))]
+    pub(crate) fn add_pairs<C: Contender + 'static>(&mut self, name: &str, note: &'static str, make: impl Fn() -> C) {
+        self.add(name, Role::Pairs, note, make());
+        let note = "the tasks queue in the process; nobody waits in the store";
+        self.add("chain of raw pairs", Role::Chain, note, crate::simple::chained(make()));
+    }
+
     fn command(&self, name: &str, url: &str) -> Vec<String> {
         let own = std::env::current_exe().unwrap_or_default().display().to_string();
         [own.as_str(), "serve", &self.store, url, name].map(String::from).to_vec()

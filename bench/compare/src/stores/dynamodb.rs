@@ -1,14 +1,14 @@
 //! DynamoDB: the raw client.
 
 use crate::setup::Setup;
-use crate::simple::{chained, contender};
+use crate::simple::contender;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
 };
-use dlock_bench::{Contender, Result, Role};
+use dlock_bench::{Contender, Result};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const TABLE: &str = "bench_raw";
@@ -16,9 +16,7 @@ const TABLE: &str = "bench_raw";
 pub(crate) fn fill(setup: &mut Setup) -> Result<()> {
     let endpoint =
         setup.parameter("endpoint").ok_or("name the endpoint: dynamodb://table?region=…&endpoint=http://…")?;
-    setup.add("raw put + put", Role::Pairs, "one client; both puts conditional", pairs(endpoint.clone()));
-    let note = "the tasks queue in the process; nobody waits in the store";
-    setup.add("chain of raw pairs", Role::Chain, note, chained(pairs(endpoint)));
+    setup.add_pairs("raw put + put", "one client; both puts conditional", || pairs(endpoint.clone()));
     Ok(())
 }
 

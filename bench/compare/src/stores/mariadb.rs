@@ -1,7 +1,7 @@
 //! MariaDB and MySQL: the raw statements, and `GET_LOCK`.
 
 use crate::setup::Setup;
-use crate::simple::{chained, contender};
+use crate::simple::contender;
 use async_trait::async_trait;
 use dlock_bench::{Contender, Counting, Meter, Result, Role};
 use sqlx::mysql::MySqlPoolOptions;
@@ -22,13 +22,7 @@ async fn pool(url: &str, connections: u32) -> Result<MySqlPool> {
 pub(crate) fn fill(setup: &mut Setup) -> Result<()> {
     let url = setup.plain_url().to_owned();
     let note = "5 connections; two updates of one row, each its own transaction";
-    setup.add("raw update + update", Role::Pairs, note, pairs(url.clone()));
-    setup.add(
-        "chain of raw pairs",
-        Role::Chain,
-        "the tasks queue in the process; nobody waits in the store",
-        chained(pairs(url)),
-    );
+    setup.add_pairs("raw update + update", note, || pairs(url.clone()));
     blocking(setup);
     setup.meter = Some(Arc::new(Questions(setup.plain_url().to_owned())));
     Ok(())

@@ -1,7 +1,7 @@
 //! PostgreSQL: the raw statements, and sqlx's lock, an advisory one.
 
 use crate::setup::Setup;
-use crate::simple::{chained, contender};
+use crate::simple::contender;
 use async_trait::async_trait;
 use dlock_bench::{Contender, Counting, Meter, Result, Role};
 use sqlx::postgres::{PgAdvisoryLock, PgPoolOptions};
@@ -22,13 +22,7 @@ async fn pool(url: &str, connections: u32) -> Result<PgPool> {
 pub(crate) fn fill(setup: &mut Setup) -> Result<()> {
     let url = setup.plain_url().to_owned();
     let note = "4 connections; an upsert and an update of one row, each its own transaction";
-    setup.add("raw upsert + update", Role::Pairs, note, pairs(url.clone()));
-    setup.add(
-        "chain of raw pairs",
-        Role::Chain,
-        "the tasks queue in the process; nobody waits in the store",
-        chained(pairs(url)),
-    );
+    setup.add_pairs("raw upsert + update", note, || pairs(url.clone()));
     sqlx_lock(setup);
     setup.meter = Some(Arc::new(Statements(setup.plain_url().to_owned())));
     Ok(())
