@@ -42,8 +42,6 @@ struct State {
     orders: Option<mpsc::UnboundedSender<Order>>,
     /// Of which the server is told when their time has come, in its order; those that were forgotten too.
     later: VecDeque<(i64, Moment)>,
-    /// Whether the stream knows that there are any.
-    is_timed: bool,
 }
 
 struct Watched {
@@ -103,10 +101,10 @@ impl Watches {
         match &state.orders {
             Some(orders) if delay.is_zero() => drop(orders.send(Order::Watch(id))),
             Some(orders) => {
-                state.later.push_back((id, self.0.store.clock.now() + delay));
-                if !std::mem::replace(&mut state.is_timed, true) {
+                if state.later.is_empty() {
                     let _ = orders.send(Order::Later);
                 }
+                state.later.push_back((id, self.0.store.clock.now() + delay));
             }
             None => self.0.begin.notify_one(),
         }
@@ -186,7 +184,6 @@ impl Shared {
             // From now on what is new comes as an order; what is there already is told here.
             let mut state = locked(&self.state);
             state.later.clear();
-            state.is_timed = false;
             let (mut lost, mut new) = (Vec::new(), Vec::new());
             for (id, watched) in &mut state.watched {
                 if std::mem::take(&mut watched.told) { lost.push(*id) } else { new.push(*id) }
@@ -254,25 +251,24 @@ impl Shared {
     async fn tell(&self, mut requests: WatchRequestSender, mut orders: mpsc::UnboundedReceiver<Order>) -> Error {
         let mut next = None;
         loop {
-            let due = tokio::select! {
+            let order = tokio::select! {
                 biased;
-                () = self.store.clock.sleep_until(next.unwrap_or(Moment::MAX)), if next.is_some() => {
+                () = self.store.clock.sleep_until(next.unwrap_or(Moment::MAX)), if next.is_some() => Order::Later,
+                order = orders.recv() => match order {
+                    Some(order) => order,
+                    None => return Error::new(ErrorKind::Closed, "the client was closed"),
+                },
+            };
+            let due = match order {
+                Order::Watch(id) => vec![id],
+                Order::Later => {
                     let (due, at) = self.due();
                     next = at;
                     due
                 }
-                order = orders.recv() => match order {
-                    Some(Order::Watch(id)) => vec![id],
-                    Some(Order::Later) => {
-                        let (due, at) = self.due();
-                        next = at;
-                        due
-                    }
-                    Some(Order::Forget(id)) => match requests.cancel(id).await {
-                        Ok(()) => continue,
-                        Err(error) => return from_etcd(error),
-                    },
-                    None => return Error::new(ErrorKind::Closed, "the client was closed"),
+                Order::Forget(id) => match requests.cancel(id).await {
+                    Ok(()) => continue,
+                    Err(error) => return from_etcd(error),
                 },
             };
             for id in due {
@@ -296,7 +292,6 @@ impl Shared {
             }
             state.later.pop_front();
         }
-        state.is_timed = false;
         (due, None)
     }
 
