@@ -54,8 +54,8 @@ impl Place {
         matches!(*locked(&self.state), State::Leaving { .. })
     }
 
-    pub(crate) fn set_next(&self, next: Option<Next>) {
-        *locked(&self.next) = next;
+    pub(crate) fn set_next(&self, next: Next) {
+        *locked(&self.next) = Some(next);
     }
 
     /// Who waits directly behind, if it is in line for a hand-over.

@@ -70,10 +70,10 @@ impl Place {
     /// Puts who stands directly behind in line for a hand-over.
     fn precedes(&self, path: String) -> Turn {
         let (news, told) = channel(News::None);
-        self.set_next(Some(Next { path, news }));
+        self.set_next(Next { path, news });
         if self.is_left() {
             // Too late to be seen by its release.
-            self.set_next(None);
+            drop(self.take_next());
             return Turn::NONE;
         }
         Turn(Some(told))

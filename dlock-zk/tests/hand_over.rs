@@ -1,22 +1,16 @@
 //! A lock that is handed over within one session: what it costs, and that nobody gets it whose node has gone.
 #![allow(clippy::unwrap_used)]
 
-use dlock_core::{Clock, Locks};
+mod support;
+
+use dlock_core::Clock;
 use dlock_fixtures::ZooKeeperServer;
-use dlock_zk::ZkBackend;
 use std::time::Duration;
+use support::{client, raw};
 use tokio::task::JoinSet;
 use zookeeper_client::Client;
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-async fn client(server: &ZooKeeperServer) -> Locks {
-    Locks::new(ZkBackend::connect(&server.url().parse().unwrap()).await.unwrap()).unwrap()
-}
-
-async fn raw(server: &ZooKeeperServer) -> Client {
-    Client::connect(&format!("127.0.0.1:{}", server.port())).await.unwrap()
-}
 
 /// The nodes of a lock in order of arrival, as soon as there are so many.
 async fn queue(raw: &Client, key: &str, count: usize) -> Vec<String> {
@@ -93,7 +87,7 @@ async fn a_waiter_that_gives_up_beside_a_hand_over_leaves_the_lock_to_others() {
         let waiting = one.lock("k").acquire();
         let limit = clock.now() + Duration::from_micros(1_000 + rand::random_range(0..2_000));
         let released = async {
-            clock.sleep(Duration::from_micros(1_000 + round % 2_000)).await;
+            clock.sleep(Duration::from_micros(1_000 + round)).await;
             guard.release().await.unwrap();
         };
         match tokio::join!(clock.timeout_at(limit, waiting), released).0 {

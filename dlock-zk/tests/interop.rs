@@ -1,22 +1,16 @@
 //! kazoo's `Lock` and ours exclude each other, on one folder.
 #![allow(clippy::unwrap_used)]
 
-use dlock_core::{Clock, Locks};
+mod support;
+
+use dlock_core::Clock;
 use dlock_fixtures::{ZooKeeperServer, python};
-use dlock_zk::ZkBackend;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use zookeeper_client::{Acls, Client, CreateMode};
-
-async fn client(server: &ZooKeeperServer) -> Locks {
-    Locks::new(ZkBackend::connect(&server.url().parse().unwrap()).await.unwrap()).unwrap()
-}
-
-async fn raw(server: &ZooKeeperServer) -> Client {
-    Client::connect(&format!("127.0.0.1:{}", server.port())).await.unwrap()
-}
+use support::{client, raw};
+use zookeeper_client::{Acls, CreateMode};
 
 /// A Python program that has `zk`, a client of kazoo, and `lock(name)`, which knows our nodes.
 fn program(server: &ZooKeeperServer, body: &str) -> Command {

@@ -1,28 +1,23 @@
 //! What is cancelled, and what breaks, leaves nothing in the server, and nobody is told that it holds what it doesn't.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use dlock_core::{Attempt, Clock, ErrorKind, LockBackend, LockGuard, LockKey, Locks, LostCause, Mode, Request, Ttl};
 use dlock_fixtures::ZooKeeperServer;
 use dlock_zk::ZkBackend;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use support::{backend, raw};
 use tokio::task::JoinSet;
 use zookeeper_client::{Client, Error};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-async fn backend(server: &ZooKeeperServer) -> ZkBackend {
-    ZkBackend::connect(&server.url().parse().unwrap()).await.unwrap()
-}
-
 async fn client(server: &ZooKeeperServer) -> Locks {
     // After a restart the driver looks for the server at growing intervals.
     Locks::builder(Arc::new(backend(server).await)).op_timeout(Duration::from_secs(15)).build().unwrap()
-}
-
-async fn raw(server: &ZooKeeperServer) -> Client {
-    Client::connect(&format!("127.0.0.1:{}", server.port())).await.unwrap()
 }
 
 /// The nodes of all locks, as another client sees them.
