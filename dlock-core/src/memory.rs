@@ -217,7 +217,7 @@ impl RecordStore for Store {
         Some(self.take())
     }
 
-    async fn read(&self, key: &LockKey) -> Result<Snapshot<u64>> {
+    async fn read(&self, key: &LockKey, _give_up: Moment) -> Result<Snapshot<u64>> {
         self.snapshot(&locked(&self.shelf), key)
     }
 
@@ -259,15 +259,11 @@ impl RecordStore for Store {
             shelf.records.keys().filter(|key| key.as_str().starts_with(prefix)).cloned().collect()
         };
         let store = self.clone();
-        futures_util::stream::iter(keys)
-            .then(move |key| {
-                let store = store.clone();
-                async move {
-                    let snapshot = store.read(&key).await?;
-                    Ok((key, snapshot))
-                }
-            })
-            .boxed()
+        let found = keys.into_iter().map(move |key| {
+            let snapshot = store.snapshot(&locked(&store.shelf), &key)?;
+            Ok((key, snapshot))
+        });
+        futures_util::stream::iter(found).boxed()
     }
 
     async fn purge(&self, key: &LockKey, expected: &u64) -> Result<bool> {

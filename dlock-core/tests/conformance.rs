@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use dlock_conformance::{Fault, Harness, run};
 use dlock_core::memory::Memory;
 use dlock_core::record::{RecordBackend, RecordStore};
-use dlock_core::{LockBackend, LockKey, Result};
+use dlock_core::{LockBackend, LockKey, Moment, Result};
 use futures_util::TryStreamExt;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Harness for InMemory {
 
     async fn purge(&self, key: &LockKey) -> Result<()> {
         let store = self.0.store();
-        if let Some(version) = store.read(key).await?.version {
+        if let Some(version) = store.read(key, Moment::MAX).await?.version {
             store.purge(key, &version).await?;
         }
         Ok(())

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use dlock_core::memory::{Memory, Store};
 use dlock_core::record::{Change, Record, RecordBackend, RecordStore, Snapshot, StoreReading, Swap, Wakes};
 use dlock_core::{
-    Attempt, Capabilities, Clock, Effect, Error, ErrorKind, HolderId, Lease, LockBackend, LockKey, Release, Request,
-    Result, Ttl,
+    Attempt, Capabilities, Clock, Effect, Error, ErrorKind, HolderId, Lease, LockBackend, LockKey, Moment, Release,
+    Request, Result, Ttl,
 };
 use futures_core::stream::BoxStream;
 use std::sync::Arc;
@@ -61,9 +61,9 @@ impl RecordStore for Watched {
         self.inner.reading().filter(|_| !self.silent)
     }
 
-    async fn read(&self, key: &LockKey) -> Result<Snapshot<u64>> {
+    async fn read(&self, key: &LockKey, give_up: Moment) -> Result<Snapshot<u64>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        self.inner.read(key).await
+        self.inner.read(key, give_up).await
     }
 
     async fn swap(&self, key: &LockKey, change: Change<'_, u64>) -> Result<Swap<u64>> {

@@ -140,8 +140,8 @@ impl RecordStore for DynamoStore {
         self.0.settings.clock_margin
     }
 
-    async fn read(&self, key: &LockKey) -> Result<Snapshot<u64>> {
-        self.read_by(key, self.clock_now() + self.0.settings.op_timeout).await
+    async fn read(&self, key: &LockKey, give_up: Moment) -> Result<Snapshot<u64>> {
+        self.read_by(key, give_up.min(self.clock_now() + self.0.settings.op_timeout)).await
     }
 
     async fn swap(&self, key: &LockKey, change: Change<'_, u64>) -> Result<Swap<u64>> {

@@ -66,6 +66,14 @@ async fn throttling_without_end_is_unavailable_in_time_and_nothing_was_done() {
     let took = clock.now().since(begun);
     assert!(took < Duration::from_secs(3), "{took:?}");
     direct.lock("k").try_acquire().await.unwrap().expect("free").release().await.unwrap();
+    // A repeat has only what the attempts before have left, and says in that time why nothing was done.
+    let url = proxy.url().parse().unwrap();
+    proxy.act(|_| Action::Pass);
+    let backend = Registry::new().with(dlock_dynamo::driver()).connect_backend(&url).await.unwrap();
+    proxy.act(|_| Action::Refuse(400, "ThrottlingException"));
+    let request = Request::new(LockKey::new("k").unwrap()).with_op_timeout(Duration::from_secs(1));
+    let error = backend.try_acquire(&request).await.unwrap_err();
+    assert!(error.to_string().contains("throttles"), "{error}");
 }
 
 #[tokio::test]

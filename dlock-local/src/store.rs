@@ -252,12 +252,12 @@ impl RecordStore for LocalStore {
         Some(self.0.alive.origin().to_owned())
     }
 
-    async fn read(&self, key: &LockKey) -> Result<Snapshot<i64>> {
+    async fn read(&self, key: &LockKey, give_up: Moment) -> Result<Snapshot<i64>> {
         let key = key.clone();
         let read = move |shared: &Shared, connection: &mut Connection| {
             shared.snapshot(row(connection, &key)?, mark(connection)?)
         };
-        self.blocking(self.read_give_up(), read).await
+        self.blocking(give_up.min(self.read_give_up()), read).await
     }
 
     async fn swap(&self, key: &LockKey, change: Change<'_, i64>) -> Result<Swap<i64>> {
@@ -289,7 +289,7 @@ impl RecordStore for LocalStore {
         let end = clock.now() + at_most;
         loop {
             let changes = self.changes_by_others().await?;
-            let snapshot = self.read(key).await?;
+            let snapshot = self.read(key, Moment::MAX).await?;
             let record = snapshot.record.unwrap_or_default();
             let place = record.queue.iter().position(|other| other.entry.id == *waiter);
             let in_front = &record.queue[..place.unwrap_or_default()];

@@ -311,7 +311,7 @@ impl RecordStore for MySqlStore {
         self.0.options.clock_margin
     }
 
-    async fn read(&self, key: &LockKey) -> Result<Snapshot<i64>> {
+    async fn read(&self, key: &LockKey, _give_up: Moment) -> Result<Snapshot<i64>> {
         let sent = self.0.clock.now();
         let query = sqlx::query_as(AssertSqlSafe(self.0.sql.read.clone())).bind(key.as_str().as_bytes());
         let (micros, version, record): (i64, Option<i64>, Option<String>) =

@@ -333,7 +333,7 @@ impl RecordStore for PostgresStore {
         self.0.options.clock_margin
     }
 
-    async fn read(&self, key: &LockKey) -> Result<Snapshot<i64>> {
+    async fn read(&self, key: &LockKey, _give_up: Moment) -> Result<Snapshot<i64>> {
         let sent = self.0.clock.now();
         let rows = self.rows(&self.0.sql.read, &[Arg::Text(key.as_str())]).await?;
         let row = rows.first().ok_or_else(no_answer)?;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use dlock_conformance::{Fault, Harness as Suite, Proxy};
 use dlock_core::memory::Memory;
 use dlock_core::record::{RecordBackend, RecordStore};
-use dlock_core::{Error, ErrorKind, LockBackend, LockKey, Result};
+use dlock_core::{Error, ErrorKind, LockBackend, LockKey, Moment, Result};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ impl Suite for Harness {
     }
 
     async fn purge(&self, key: &LockKey) -> Result<()> {
-        if let Some(version) = self.store.read(key).await?.version {
+        if let Some(version) = self.store.read(key, Moment::MAX).await?.version {
             self.store.purge(key, &version).await?;
         }
         Ok(())

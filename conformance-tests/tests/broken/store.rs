@@ -4,7 +4,7 @@ use super::Flaw;
 use async_trait::async_trait;
 use dlock_core::memory::Store as Memory;
 use dlock_core::record::{Change, Record, RecordStore, Snapshot, StoreReading, Swap, Wakes};
-use dlock_core::{Capabilities, Clock, ErrorKind, HolderId, LockKey, Result};
+use dlock_core::{Capabilities, Clock, ErrorKind, HolderId, LockKey, Moment, Result};
 use futures_core::stream::BoxStream;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -57,16 +57,16 @@ impl RecordStore for Store {
         self.inner.origin()
     }
 
-    async fn read(&self, key: &LockKey) -> Result<Snapshot<u64>> {
+    async fn read(&self, key: &LockKey, give_up: Moment) -> Result<Snapshot<u64>> {
         if self.counts() {
             let found = self.counted.lock().unwrap().get(key).cloned();
             let (version, record) = found.unzip();
             return Ok(Snapshot::new(record, version, self.reading()));
         }
-        match self.inner.read(key).await {
+        match self.inner.read(key, give_up).await {
             Err(error) if error.kind() == ErrorKind::Corrupt && self.flaw == Some(Flaw::OverwritesGarbage) => {
                 self.inner.put_bytes(key, Record::default().encode().as_bytes());
-                self.inner.read(key).await
+                self.inner.read(key, give_up).await
             }
             answer => answer,
         }
@@ -85,13 +85,13 @@ impl RecordStore for Store {
         }
         let mut next = change.next.clone();
         if self.flaw == Some(Flaw::Lifo) {
-            let before = self.inner.read(key).await?.record.map_or(0, |record| record.queue.len());
+            let before = self.inner.read(key, change.give_up).await?.record.map_or(0, |record| record.queue.len());
             if next.queue.len() > before {
                 next.queue.rotate_right(1);
             }
         }
         if self.flaw == Some(Flaw::OverwritesGarbage) {
-            self.read(key).await?;
+            self.read(key, change.give_up).await?;
         }
         let give_up = change.give_up;
         self.inner.swap(key, Change { expected: change.expected, next: &next, granted: change.granted, give_up }).await

@@ -244,7 +244,7 @@ impl<S: RecordStore> Engine<S> {
     pub(super) async fn snapshot(&self, key: &LockKey, give_up: Moment) -> Result<Snapshot<S::Version>> {
         let snapshot = self
             .clock
-            .timeout_at(give_up, self.store.read(key))
+            .timeout_at(give_up, self.store.read(key, give_up))
             .await
             .unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "the store gave no answer in time")))?;
         self.observe(snapshot.reading.as_ref());

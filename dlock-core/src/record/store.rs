@@ -50,14 +50,15 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// The record, strongly consistent.
+    /// The record, strongly consistent. `give_up`: core waits no longer; a store that repeats its requests ends before, and
+    /// says why.
     ///
     /// # Cancel safety
     /// Cancel-safe.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) for what can't be read ([`Record::decode`] gives it).
-    async fn read(&self, key: &LockKey) -> Result<Snapshot<Self::Version>>;
+    async fn read(&self, key: &LockKey, give_up: Moment) -> Result<Snapshot<Self::Version>>;
 
     /// Writes `change.next` if the key's version is still `change.expected` (`None`: the key has no record).
     ///

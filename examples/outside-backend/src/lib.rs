@@ -4,8 +4,8 @@
 use async_trait::async_trait;
 use dlock_core::record::{Change, Record, RecordBackend, RecordStore, Snapshot, StoreReading, StoreTime, Swap};
 use dlock_core::{
-    Capabilities, Clock, Error, ErrorKind, HolderId, Lifetime, LockKey, Result, Shows, TokenSurvives, Ttl, TtlRange,
-    Wake,
+    Capabilities, Clock, Error, ErrorKind, HolderId, Lifetime, LockKey, Moment, Result, Shows, TokenSurvives, Ttl,
+    TtlRange, Wake,
 };
 use futures_core::stream::BoxStream;
 use futures_util::StreamExt;
@@ -121,7 +121,7 @@ impl RecordStore for Folder {
         })
     }
 
-    async fn read(&self, key: &LockKey) -> Result<Snapshot<u64>> {
+    async fn read(&self, key: &LockKey, _give_up: Moment) -> Result<Snapshot<u64>> {
         // Files are renamed into place whole, so that readers need not be alone.
         let path = self.path(key);
         self.blocking(move |this| this.snapshot(this.get(&path)?)).await

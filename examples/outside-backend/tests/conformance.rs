@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use dlock_conformance::{Fault, Harness, run};
 use dlock_core::record::RecordStore;
-use dlock_core::{LockBackend, LockKey, Result};
+use dlock_core::{LockBackend, LockKey, Moment, Result};
 use outside_backend::Folder;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl Harness for InFolder {
 
     async fn purge(&self, key: &LockKey) -> Result<()> {
         let backend = Folder::open(self.0.path())?;
-        if let Some(version) = backend.store().read(key).await?.version {
+        if let Some(version) = backend.store().read(key, Moment::MAX).await?.version {
             backend.store().purge(key, &version).await?;
         }
         Ok(())
