@@ -3,7 +3,7 @@
 use crate::connection::{Connection, Grant};
 use crate::keys::Keys;
 use crate::lease::{HELD, RedisLease};
-use crate::reply::{Answer, Seen, mode_letter};
+use crate::reply::{Answer, Seen, mode_text};
 use crate::scripts::{Call, Scripts};
 use async_trait::async_trait;
 use dlock_core::{
@@ -88,12 +88,10 @@ impl RedisBackend {
 
     async fn ask(&self, request: &Request, keys: &Keys, asks: &str) -> Result<Answer> {
         let (shared, id) = (&self.0, request.holder());
-        let (mode, limit) = mode_letter(request.mode());
         let mut call = Call::new(&shared.scripts.acquire, keys, Some(id.as_str()));
         call.command
             .arg(id.as_str())
-            .arg(mode)
-            .arg(limit)
+            .arg(&*mode_text(request.mode()))
             .arg(request.ttl().as_millis())
             .arg(millis(patience(request)))
             .arg(shared.connection.channel())
@@ -138,7 +136,7 @@ impl Shared {
         remember: Option<Duration>,
         give_up: Moment,
     ) -> Result<bool> {
-        let mut call = Call::new(&self.scripts.remove, keys, Some(id.as_str()));
+        let mut call = Call::new(&self.scripts.remove, keys, remember.map(|_| id.as_str()));
         call.command.arg(id.as_str()).arg(remember.map_or(0, millis));
         self.connection.run(&call, give_up).await
     }

@@ -3,6 +3,7 @@
 use crate::connection::not_understood;
 use dlock_core::{FencingToken, HolderId, HolderInfo, LockInfo, LockKey, Mode, Result, WaiterInfo};
 use redis::{FromRedisValue, Value};
+use std::borrow::Cow;
 use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
@@ -32,11 +33,12 @@ pub(crate) struct Seen {
     pub(crate) foreign: bool,
 }
 
-pub(crate) fn mode_letter(mode: Mode) -> (&'static str, u32) {
+/// A mode with its limit, as the scripts are asked for it.
+pub(crate) fn mode_text(mode: Mode) -> Cow<'static, str> {
     match mode {
-        Mode::Exclusive => ("x", 0),
-        Mode::Shared => ("s", 0),
-        Mode::Permit { limit } => ("p", limit.get()),
+        Mode::Exclusive => "x0".into(),
+        Mode::Shared => "s0".into(),
+        Mode::Permit { limit } => format!("p{limit}").into(),
     }
 }
 

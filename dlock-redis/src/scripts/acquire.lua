@@ -1,7 +1,8 @@
--- KEYS: a lock's five, and 6 the mark of a withdrawn id. ARGV: id, mode, limit, ttl, patience, channel, label,
--- asks (once | queue | again). Replies {answer, ...}, or only the token of an exclusive lock.
-local id, mode, limit, channel, label, asks = ARGV[1], ARGV[2], ARGV[3], ARGV[6], ARGV[7], ARGV[8]
-local ttl, patience = milliseconds(ARGV[4]), milliseconds(ARGV[5])
+-- KEYS: a lock's five, and 6 the mark of a withdrawn id. ARGV: id, mode with its limit (x0, s0, p3), ttl, patience,
+-- channel, label, asks (once | queue | again). Replies {answer, ...}, or only the token of an exclusive lock.
+local id, channel, label, asks = ARGV[1], ARGV[5], ARGV[6], ARGV[7]
+local mode, limit = string.match(ARGV[2], '^([xsp])(%d+)$')
+local ttl, patience = milliseconds(ARGV[3]), milliseconds(ARGV[4])
 if redis.call('EXISTS', KEYS[6]) == 1 then
   return {'withdrawn'}
 end

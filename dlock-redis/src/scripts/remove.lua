@@ -1,5 +1,5 @@
--- KEYS: a lock's five, and 6 the mark of a withdrawn id. ARGV: id, how long to remember it as withdrawn in milliseconds
--- (0: not). Replies 1, or 0 if that id is neither holder nor waiter.
+-- KEYS: a lock's five, and where it is remembered 6 the mark of a withdrawn id. ARGV: id, how long to remember it as
+-- withdrawn in milliseconds (0: not). Replies 1, or 0 if that id is neither holder nor waiter.
 if ARGV[2] ~= '0' then
   redis.call('SET', KEYS[6], '1', 'PX', text(milliseconds(ARGV[2])))
 end
