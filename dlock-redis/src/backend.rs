@@ -86,7 +86,7 @@ impl RedisBackend {
         Ok(Self(Arc::new(Shared { connection, scripts: Scripts::new() })))
     }
 
-    async fn ask(&self, request: &Request, keys: &Keys, asks: &str) -> Result<Answer> {
+    async fn ask(&self, request: &Request, keys: &Keys, sent: Moment, asks: &str) -> Result<Answer> {
         let (shared, id) = (&self.0, request.holder());
         let mut call = Call::new(&shared.scripts.acquire, keys, Some(id.as_str()));
         call.command
@@ -94,6 +94,7 @@ impl RedisBackend {
             .arg(&*mode_text(request.mode()))
             .arg(request.ttl().as_millis())
             .arg(millis(patience(request)))
+            .arg(sent.as_nanos())
             .arg(shared.connection.channel())
             .arg(request.label())
             .arg(asks);
@@ -101,7 +102,8 @@ impl RedisBackend {
         Answer::read(request.key(), &reply)
     }
 
-    fn lease(&self, request: &Request, keys: Keys, grant: Grant, until: Moment) -> Arc<dyn Lease> {
+    /// A lease that lasts for `ttl` since the request was sent on which it rests.
+    fn lease(&self, request: &Request, keys: Keys, grant: Grant, ttl: Duration) -> Arc<dyn Lease> {
         Arc::new(RedisLease {
             shared: self.0.clone(),
             keys,
@@ -109,7 +111,7 @@ impl RedisBackend {
             token: grant.token,
             floor: grant.floor,
             ttl: request.ttl().get(),
-            deadline: Deadline::new(until),
+            deadline: Deadline::new(valid_until(grant.sent, ttl)),
             state: AtomicU8::new(HELD),
         })
     }
@@ -179,10 +181,9 @@ impl LockBackend for RedisBackend {
 
     async fn try_acquire(&self, request: &Request) -> Result<Attempt> {
         let (keys, sent) = (Keys::of(request.key()), self.clock().now());
-        match self.ask(request, &keys, "once").await? {
+        match self.ask(request, &keys, sent, "once").await? {
             Answer::Granted { token, floor } => {
-                let until = valid_until(sent, request.ttl().get());
-                Ok(Attempt::Acquired(self.lease(request, keys, Grant { token, floor }, until)))
+                Ok(Attempt::Acquired(self.lease(request, keys, Grant { sent, token, floor }, request.ttl().get())))
             }
             Answer::Held(seen) | Answer::Waiting(seen, _) | Answer::Full(seen) => Ok(Attempt::Held(seen.info)),
             Answer::Disagrees(other) => Err(disagrees(request, other)),
@@ -199,10 +200,10 @@ impl LockBackend for RedisBackend {
         let mut polls = dlock_core::backoff();
         while !request.cancel().is_fired() {
             let sent = clock.now();
-            let (wait, in_queue) = match self.ask(request, &keys, asks).await? {
+            let (wait, in_queue) = match self.ask(request, &keys, sent, asks).await? {
                 Answer::Granted { token, floor } => {
-                    let until = valid_until(sent, request.ttl().get());
-                    return Ok(Attempt::Acquired(self.lease(request, keys, Grant { token, floor }, until)));
+                    let grant = Grant { sent, token, floor };
+                    return Ok(Attempt::Acquired(self.lease(request, keys, grant, request.ttl().get())));
                 }
                 Answer::Disagrees(other) => return Err(disagrees(request, other)),
                 Answer::Withdrawn => return Err(withdrawn()),
@@ -227,15 +228,16 @@ impl LockBackend for RedisBackend {
                 }
             };
             request.is_waiting(seen.clone());
-            // Believed no longer than the place in the queue that was answered (rule E6).
-            let until = valid_until(sent, patience(request));
             tokio::select! {
                 biased;
                 () = request.cancel().fired() => {}
                 grant = watch.news(), if in_queue => {
-                    // With little of it left, asking again extends it.
-                    if let Some(grant) = grant.filter(|_| until.since(clock.now()) > patience(request) / 3) {
-                        return Ok(Attempt::Acquired(self.lease(request, keys, grant, until)));
+                    // Believed as long as the place that it was given to (rule E6), which may be one of before that is
+                    // over. With little of it left, asking again extends it.
+                    let place = patience(request);
+                    let is_fresh = |grant: &Grant| valid_until(grant.sent, place).since(clock.now()) > place / 3;
+                    if let Some(grant) = grant.filter(is_fresh) {
+                        return Ok(Attempt::Acquired(self.lease(request, keys, grant, place)));
                     }
                 }
                 () = clock.sleep(wait) => {}

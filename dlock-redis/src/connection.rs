@@ -23,6 +23,8 @@ pub(crate) struct Connection {
 /// A grant as the push tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
+    /// When the request was sent that kept the place to which it was granted.
+    pub(crate) sent: Moment,
     pub(crate) token: FencingToken,
     pub(crate) floor: FencingToken,
 }
@@ -161,15 +163,13 @@ impl Waiters {
 
     fn granted(&self, message: &Value) {
         let Ok(text) = String::from_redis_value_ref(message) else { return };
-        let mut parts = text.split(' ');
-        let (Some(id), Some(Ok(token)), Some(Ok(floor))) =
-            (parts.next(), parts.next().map(str::parse), parts.next().map(str::parse))
-        else {
-            return;
-        };
+        let Some((id, numbers)) = text.split_once(' ') else { return };
+        let numbers: Result<Vec<u64>, _> = numbers.split(' ').map(str::parse).collect();
+        let Ok(&[sent, token, floor]) = numbers.as_deref() else { return };
         let slot = locked(&self.0).get(&HolderId::from_store(id)).cloned();
         if let Some(slot) = slot {
-            *locked(&slot.grant) = Some(Grant { token: FencingToken(token), floor: FencingToken(floor) });
+            let (sent, token, floor) = (Moment::from_nanos(sent), FencingToken(token), FencingToken(floor));
+            *locked(&slot.grant) = Some(Grant { sent, token, floor });
             slot.wake.notify_one();
         }
     }

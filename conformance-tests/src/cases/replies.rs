@@ -7,7 +7,7 @@ use crate::env::{
 };
 use crate::proxy::{Action, Requests, Way};
 use crate::{Env, Fault, Need};
-use dlock_core::{Attempt, ErrorKind, Lease, Lifetime, LockBackend, Release, Request};
+use dlock_core::{Attempt, ErrorKind, Lease, Lifetime, LockBackend, Moment, Release, Request, Ttl};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -18,6 +18,7 @@ declare! {
     a1_an_acquire_in_doubt_is_taken_back_once_the_store_answers [Need::Can(Fault::Proxy)];
     a1_a_grant_that_was_told_while_the_line_was_down_is_noticed_soon [Need::Can(Fault::Proxy)];
     a1_a_grant_that_was_told_too_late_is_not_believed [Need::Can(Fault::Proxy), Need::OwnTtl];
+    a1_a_grant_of_a_place_that_was_lost_is_not_believed [Need::Can(Fault::Proxy), Need::OwnTtl];
     a2_a_release_whose_reply_is_lost_has_released [Need::Can(Fault::Proxy)];
     a2_a_release_that_was_lost_is_repeated_until_it_arrives [Need::Can(Fault::Proxy)];
     a3_a_renewal_whose_reply_is_lost_loses_nothing [Need::Can(Fault::Proxy), Need::OwnTtl];
@@ -163,27 +164,77 @@ async fn told_too_late(env: &Env, its_repeat_arrives: bool) {
         line.freeze_both();
         release(&direct, &first).await;
     }
-    // The waiter is granted, or passed over; either way another has the lock when the place is over.
-    let next = wait_for(&direct, &env.long(&part));
-    let next = within(2 * env.expiry(ttl) + PATIENCE / 4, "the one behind it", next).await;
-    let (next, granted) = next.expect("the waiter");
+    let next = after_the_place(env, &direct, &part, ttl).await;
     let asked = line.count(Requests::with(&env.name(&part)));
     line.heal().await;
     // What was told arrives now; a waiter that does not believe it asks again.
     eventually(PATIENCE, "the waiter goes on", async || asked.seen() > 0 || late.is_finished()).await;
     find_held(&direct, &env.long(&part)).await;
+    is_not_believed(&over, late, &direct, next).await;
+}
+
+/// The waiter is granted, or passed over; either way another has the lock when its place is over, and since then.
+async fn after_the_place(
+    env: &Env,
+    direct: &Arc<dyn LockBackend>,
+    part: &str,
+    ttl: Duration,
+) -> (Arc<dyn Lease>, Moment) {
+    let next = wait_for(direct, &env.long(part));
+    let next = within(2 * env.expiry(ttl) + PATIENCE / 4, "the one behind it", next).await;
+    next.expect("the waiter")
+}
+
+/// The waiter does not hold beside the one that came after it.
+async fn is_not_believed(
+    over: &Arc<dyn LockBackend>,
+    late: JoinHandle<Arc<dyn Lease>>,
+    direct: &Arc<dyn LockBackend>,
+    (next, granted): (Arc<dyn Lease>, Moment),
+) {
     if late.is_finished() {
         let lease = late.await.expect("the waiter");
         let believed = lease.deadline().at();
         assert!(believed <= granted, "two held for {:?}", believed.since(granted));
-        release(&over, &lease).await;
-        release(&direct, &next).await;
+        release(over, &lease).await;
+        release(direct, &next).await;
         return;
     }
-    release(&direct, &next).await;
+    release(direct, &next).await;
     let lease = within(PATIENCE, "it takes part again", late).await.expect("the waiter");
     assert!(lease.token() > next.token(), "it holds by what it was told before");
-    release(&over, &lease).await;
+    release(over, &lease).await;
+}
+
+async fn a1_a_grant_of_a_place_that_was_lost_is_not_believed(env: Env) {
+    let (line, direct) = (env.line().await, env.client().await);
+    let over = env.over(&line).await;
+    // What is sent once a connection or server (scripts, statements) is no part of the operation.
+    let once = grab(&over, &env.long("once")).await;
+    release(&over, &once).await;
+    let first = grab(&direct, &env.long("a")).await;
+    let request = env.long("a").with_ttl(Ttl::new(env.ttl(1_000)).expect("a good TTL")).with_op_timeout(4 * OP_TIMEOUT);
+    let ttl = request.ttl().get();
+    // It has a place and does not know it. When that is nearly over it asks again; this takes long to arrive, and what
+    // comes of the place is told before.
+    let asks = Requests::with(&env.name("a"));
+    line.freeze(Way::Down);
+    let late = wait_on(&over, &request);
+    // Unless it looks before it takes a place, and sees nothing.
+    let _ = tokio::time::timeout(OP_TIMEOUT, queued(&direct, &env.key("a"), 1)).await;
+    line.cut().await;
+    direct.clock().sleep(ttl.mul_f64(0.6)).await;
+    let repeated = line.on(asks.clone(), 0, Action::Hold);
+    line.heal().await;
+    within(PATIENCE, "it asks again", repeated.struck()).await;
+    release(&direct, &first).await;
+    let next = after_the_place(&env, &direct, "a", ttl).await;
+    let asked = line.count(asks);
+    repeated.let_go();
+    // It is told that it waits; so it asks again, unless it believes that it holds.
+    eventually(PATIENCE, "the waiter goes on", async || asked.seen() > 0 || late.is_finished()).await;
+    find_held(&direct, &env.long("a")).await;
+    is_not_believed(&over, late, &direct, next).await;
 }
 
 async fn a2_a_release_whose_reply_is_lost_has_released(env: Env) {

@@ -1,6 +1,6 @@
--- KEYS: a lock's five, and 6 the mark of a withdrawn id. ARGV: id, mode with its limit (x0, s0, p3), ttl, patience,
+-- KEYS: a lock's five, and 6 the mark of a withdrawn id. ARGV: id, mode with its limit (x0, s0, p3), ttl, patience, sent,
 -- channel, label, asks (once | queue | again). Replies {answer, ...}, or only the token of an exclusive lock.
-local id, channel, label, asks = ARGV[1], ARGV[5], ARGV[6], ARGV[7]
+local id, sent, channel, label, asks = ARGV[1], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local mode, limit = string.match(ARGV[2], '^([xsp])(%d+)$')
 local ttl, patience = milliseconds(ARGV[3]), milliseconds(ARGV[4])
 if redis.call('EXISTS', KEYS[6]) == 1 then
@@ -31,7 +31,7 @@ local head = redis.call('LINDEX', KEYS[4], 0)
 local packed = head and redis.call('HGET', KEYS[5], id)
 local function waiting(w)
   w.alive = math.max(w.alive, now + patience * 1000)
-  w.channel = channel
+  w.sent, w.channel = sent, channel
   write_waiter(id, w)
   keep(KEYS[4], patience + IDLE)
   keep(KEYS[5], patience + IDLE)
@@ -78,4 +78,4 @@ if crowd >= 512 then
   return {'full', describe(value, holders)}
 end
 redis.call('RPUSH', KEYS[4], id)
-return waiting({alive = 0, mode = mode, limit = limit, ttl = ttl, since = text(now), channel = channel, label = label})
+return waiting({alive = 0, mode = mode, limit = limit, ttl = ttl, since = text(now), label = label})

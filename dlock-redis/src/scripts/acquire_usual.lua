@@ -10,10 +10,10 @@ if ARGV[2] == 'x0' then
     local time = call('TIME')
     local now = time[1] .. string.sub('00000' .. time[2], -6)
     if (not fence or (last and #last == #now and last < now)) and call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[3]) then
-      call('SET', KEYS[2], now .. '|' .. now .. '|' .. ARGV[1] .. '|' .. now .. '|' .. ARGV[6], 'PX', ARGV[3] + 5000)
+      call('SET', KEYS[2], now .. '|' .. now .. '|' .. ARGV[1] .. '|' .. now .. '|' .. ARGV[7], 'PX', ARGV[3] + 5000)
       return now
     end
-  elseif ARGV[7] == 'queue' and (tonumber(ARGV[3]) or 0) >= 1 and (tonumber(ARGV[4]) or 0) >= 1 then
+  elseif ARGV[8] == 'queue' and (tonumber(ARGV[3]) or 0) >= 1 and (tonumber(ARGV[4]) or 0) >= 1 then
     -- Others wait for it already, and one of ours holds it as exclusively: it becomes the last in line.
     local known = call('MGET', KEYS[1], KEYS[2], KEYS[6])
     local value, fence, gone = known[1], known[2], known[3]
@@ -27,7 +27,7 @@ if ARGV[2] == 'x0' then
       local now = time[1] .. string.sub('00000' .. time[2], -6)
       local alive = string.format('%.0f', now + ARGV[4] * 1000)
       call('RPUSH', KEYS[4], ARGV[1])
-      call('HSET', KEYS[5], ARGV[1], alive .. '|x|0|' .. ARGV[3] .. '|' .. now .. '|' .. ARGV[5] .. '|' .. ARGV[6])
+      call('HSET', KEYS[5], ARGV[1], table.concat({alive, 'x|0', ARGV[3], now, ARGV[5], ARGV[6], ARGV[7]}, '|'))
       -- Not for each that comes: it lasts for twice as long as this one may have to wait.
       local least = ARGV[4] + 5000
       if call('PTTL', KEYS[4]) < least then

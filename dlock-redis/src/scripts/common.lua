@@ -3,8 +3,9 @@
 --   2 fence: "last token|last exclusive token|id|since|label", the rest of the last exclusive holder, whose token is the second
 --   3 holders of a shared or permit lock: hash of id -> "expires|token|floor|ttl|since|mode|limit|label"
 --   4 queue: list of waiters' ids, first in line first
---   5 waiters: hash of id -> "alive_until|mode|limit|ttl|since|channel|label"
--- Times are microseconds since 1970 by this server, TTLs milliseconds, modes x, s and p.
+--   5 waiters: hash of id -> "alive_until|mode|limit|ttl|since|sent|channel|label"
+-- Times are microseconds since 1970 by this server, TTLs milliseconds, modes x, s and p; "sent" is the moment by the
+-- waiter's own clock at which it sent the request that keeps its place. A grant tells it that on channel: "id sent token floor".
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 -- Kept a while after the last use, so that a clock that is set back a little turns no token back.
@@ -38,13 +39,13 @@ local function write_holder(id, h)
 end
 
 local function read_waiter(packed)
-  local a, m, n, ttl, s, c, l = string.match(packed, '^(%d+)|([xsp])|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
+  local a, m, n, ttl, s, sent, c, l = string.match(packed, '^(%d+)|([xsp])|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
   if not a then corrupt('waiter') end
-  return {alive = tonumber(a), mode = m, limit = n, ttl = tonumber(ttl), since = s, channel = c, label = l}
+  return {alive = tonumber(a), mode = m, limit = n, ttl = tonumber(ttl), since = s, sent = sent, channel = c, label = l}
 end
 
 local function write_waiter(id, w)
-  local packed = {text(w.alive), w.mode, w.limit, text(w.ttl), w.since, w.channel, w.label}
+  local packed = {text(w.alive), w.mode, w.limit, text(w.ttl), w.since, w.sent, w.channel, w.label}
   redis.call('HSET', KEYS[5], id, table.concat(packed, '|'))
 end
 
@@ -135,9 +136,9 @@ local function settle()
     elseif admits(value, count, w.mode, w.limit) then
       redis.call('LPOP', KEYS[4])
       redis.call('HDEL', KEYS[5], id)
-      -- The waiter believes in no more than it was told.
+      -- The waiter believes in no more than what keeps its place.
       local token, floor = grant(id, w.mode, w.limit, w.ttl, w.alive, w.label)
-      redis.call('PUBLISH', w.channel, id .. ' ' .. token .. ' ' .. floor)
+      redis.call('PUBLISH', w.channel, table.concat({id, w.sent, token, floor}, ' '))
       value, count = MARKER[w.mode] or id, count + 1
       if w.mode ~= 'x' then
         holders[id] = read_holder(redis.call('HGET', KEYS[3], id))

@@ -13,18 +13,18 @@ if ARGV[2] == '0' then
       return 1
     end
     local packed = call('HGET', KEYS[5], head)
-    local alive, channel, label = string.match(packed or '', '^(%d+)|x|%d+|%d+|%d+|([^|]*)|(.*)$')
+    local alive, sent, channel, label = string.match(packed or '', '^(%d+)|x|%d+|%d+|%d+|(%d+)|([^|]*)|(.*)$')
     local last = string.match(known[2] or '', '^(%d+)|')
     local time = call('TIME')
     local now = time[1] .. string.sub('00000' .. time[2], -6)
     if alive and #alive == #now and alive > now and last and #last == #now and last < now then
-      -- The first in line wants it as exclusively: it holds now, and believes in no more than it was told.
+      -- The first in line wants it as exclusively: it holds now, and believes in no more than what keeps its place.
       local px = math.ceil((alive - now) / 1000)
       call('LPOP', KEYS[4])
       call('HDEL', KEYS[5], head)
       call('SET', KEYS[1], head, 'PX', px)
       call('SET', KEYS[2], now .. '|' .. now .. '|' .. head .. '|' .. now .. '|' .. label, 'PX', px + 5000)
-      call('PUBLISH', channel, head .. ' ' .. now .. ' ' .. now)
+      call('PUBLISH', channel, head .. ' ' .. sent .. ' ' .. now .. ' ' .. now)
       return 1
     end
   end
