@@ -229,9 +229,9 @@ fn watch_sleep(job: Job, recorder: Arc<Recorder>, beat: Arc<AtomicU64>) {
         loop {
             std::thread::sleep(Duration::from_millis(5));
             // A kernel that holds the address space up (a page of a mapped file that waits for the disk) stops all threads that
-            // need memory. So this one maps some, and touches a page of it.
-            let mut memory = vec![0_u8; 1 << 20];
-            memory[1 << 19] = 1;
+            // need memory. So this one maps some, more than an allocator keeps, and touches a page of it.
+            let mut memory = vec![0_u8; 64 << 20];
+            memory[32 << 20] = 1;
             std::hint::black_box(memory);
             let woke = now();
             let slept = woke - from > ASLEEP;
