@@ -5,7 +5,7 @@ mod simple;
 mod stores;
 
 use clap::{Parser, Subcommand};
-use dlock_bench::{BoxError, Entry, NotRun, Plan, Report, crash, hold, series, time_text, workloads};
+use dlock_bench::{BoxError, Entry, NotRun, Plan, Report, Workload, crash, hold, series, time_text, workloads};
 use indicatif::{ProgressBar, ProgressStyle};
 use setup::Setup;
 use std::path::PathBuf;
@@ -98,7 +98,13 @@ async fn compare(setup: Setup, plan: &Plan, quick: bool, only: &str, which: &str
         .filter(|entry| !matches!(entry.role, dlock_bench::Role::Peer) || entry.name.contains(only))
         .cloned()
         .collect();
-    let workloads: Vec<_> = workloads(quick).into_iter().filter(|workload| workload.name.contains(which)).collect();
+    let within_one_process = plan.store == "memory";
+    if within_one_process {
+        let (what, why) = ("what takes several processes".to_owned(), "its locks are those of one process".to_owned());
+        report.not_run.push(NotRun { store: plan.store.clone(), what, why });
+    }
+    let can = |workload: &Workload| workload.name.contains(which) && (workload.processes == 1 || !within_one_process);
+    let workloads: Vec<_> = workloads(quick).into_iter().filter(can).collect();
     let bar = ProgressBar::new(workloads.len() as u64 + 2);
     bar.set_style(
         ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {elapsed} {wide_msg}").expect("a template"),
@@ -115,7 +121,7 @@ async fn compare(setup: Setup, plan: &Plan, quick: bool, only: &str, which: &str
             let what = format!("{}: {what}", entry.name);
             report.not_run.push(NotRun { store: plan.store.clone(), what, why: error.to_string() });
         };
-        if let Some((entry, ttl)) = setup.with_ttl(entry, Duration::from_secs(2)) {
+        if let Some((entry, ttl)) = setup.with_ttl(entry, Duration::from_secs(2)).filter(|_| !within_one_process) {
             bar.set_message(format!("{}: a holder's crash", entry.name));
             match crash(&entry, if quick { 2 } else { 5 }, &plan.prefix).await {
                 Ok(mut times) => {
