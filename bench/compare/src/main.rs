@@ -98,13 +98,9 @@ async fn compare(setup: Setup, plan: &Plan, quick: bool, only: &str, which: &str
         .filter(|entry| !matches!(entry.role, dlock_bench::Role::Peer) || entry.name.contains(only))
         .cloned()
         .collect();
-    let within_one_process = plan.store == "memory";
-    if within_one_process {
-        let (what, why) = ("what takes several processes".to_owned(), "its locks are those of one process".to_owned());
-        report.not_run.push(NotRun { store: plan.store.clone(), what, why });
-    }
-    let can = |workload: &Workload| workload.name.contains(which) && (workload.processes == 1 || !within_one_process);
-    let workloads: Vec<_> = workloads(quick).into_iter().filter(can).collect();
+    let is_possible = |workload: &Workload| workload.processes == 1 || setup.spans_processes();
+    let is_wanted = |workload: &Workload| workload.name.contains(which) && is_possible(workload);
+    let workloads: Vec<_> = workloads(quick).into_iter().filter(is_wanted).collect();
     let bar = ProgressBar::new(workloads.len() as u64 + 2);
     bar.set_style(
         ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {elapsed} {wide_msg}").expect("a template"),
@@ -121,7 +117,7 @@ async fn compare(setup: Setup, plan: &Plan, quick: bool, only: &str, which: &str
             let what = format!("{}: {what}", entry.name);
             report.not_run.push(NotRun { store: plan.store.clone(), what, why: error.to_string() });
         };
-        if let Some((entry, ttl)) = setup.with_ttl(entry, Duration::from_secs(2)).filter(|_| !within_one_process) {
+        if let Some((entry, ttl)) = setup.with_ttl(entry, Duration::from_secs(2)).filter(|_| setup.spans_processes()) {
             bar.set_message(format!("{}: a holder's crash", entry.name));
             match crash(&entry, if quick { 2 } else { 5 }, &plan.prefix).await {
                 Ok(mut times) => {

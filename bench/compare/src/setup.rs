@@ -44,7 +44,8 @@ impl Setup {
             "zookeeper" => stores::zookeeper::fill(&mut setup)?,
             #[cfg(feature = "dynamo")]
             "dynamodb" => stores::dynamodb::fill(&mut setup)?,
-            "local" | "memory" => {}
+            "local" => {}
+            "memory" => setup.cannot("what takes several processes", "its locks are those of one process"),
             _ => return Err(format!("no floor is known for the store {store}, or its feature is off").into()),
         }
         if let Some(folder) = peers {
@@ -64,6 +65,11 @@ impl Setup {
         let (_, query) = self.url.split_once('?')?;
         let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
         Some(value.replace("%3A", ":").replace("%2F", "/"))
+    }
+
+    /// Whether its locks are those of more than one process.
+    pub(crate) fn spans_processes(&self) -> bool {
+        self.store != "memory"
     }
 
     /// Says what is not measured, and why.
