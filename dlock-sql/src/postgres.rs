@@ -45,7 +45,13 @@ struct Shared {
 struct Sql {
     create: String,
     read: String,
+    /// Makes a row, or shows the one that is there.
+    make: String,
+    /// Nothing but the change: a conflict costs a read more, but a change that also asks what is there takes the server up to
+    /// a half longer.
     swap: String,
+    /// The same, and tells waiters.
+    tell: String,
     scan: String,
     unused: String,
     purge: String,
@@ -60,27 +66,27 @@ pub(crate) const TRUSTED: Duration = Duration::from_secs(1);
 
 impl Sql {
     fn new(table: &str) -> Self {
-        let columns = "version = $3, record = $4, holders = $5, expires = timestamptz 'epoch' + $7 * interval '1 microsecond', \
-                       last_token = $8, changed = clock_timestamp()";
+        let expires = "timestamptz 'epoch' + $5 * interval '1 microsecond'";
+        let swap = format!(
+            "UPDATE {table} SET version = $2, record = $3, holders = $4, expires = {expires}, last_token = $6, \
+             changed = clock_timestamp() WHERE key = $1 AND version = $7 RETURNING {MICROS} AS micros"
+        );
         Self {
             create: postgres_schema(table),
             read: format!(
                 "SELECT {MICROS}, l.version, l.record FROM (VALUES (1)) one LEFT JOIN {table} l ON l.key = $1"
             ),
-            // The row is locked first: what is there is then answered as it is after all others that wrote before. A plain
-            // read would answer it as it was when the statement began to wait for them.
-            swap: format!(
-                "WITH present AS MATERIALIZED (SELECT version, record FROM {table} WHERE key = $1 FOR NO KEY UPDATE), \
-                 changed AS (UPDATE {table} l SET {columns} FROM present \
-                 WHERE l.key = $1 AND present.version = $2 RETURNING 1), \
-                 made AS (INSERT INTO {table} (key, version, record, holders, expires, last_token, changed) \
-                 SELECT $1, $3, $4, $5, timestamptz 'epoch' + $7 * interval '1 microsecond', $8, clock_timestamp() \
-                 WHERE $2::bigint IS NULL ON CONFLICT (key) DO NOTHING RETURNING 1), \
-                 done AS (SELECT 1 FROM changed UNION ALL SELECT 1 FROM made), \
-                 told AS (SELECT pg_notify('{CHANNEL}', id || ' ' || $1) FROM unnest($6::text[]) id WHERE EXISTS (SELECT 1 FROM done)) \
-                 SELECT {MICROS}, EXISTS (SELECT 1 FROM done), l.version, l.record, (SELECT count(*) FROM told) \
-                 FROM (VALUES (1)) one LEFT JOIN present l ON true"
+            make: format!(
+                "WITH made AS (INSERT INTO {table} (key, version, record, holders, expires, last_token, changed) \
+                 VALUES ($1, $2, $3, $4, {expires}, $6, clock_timestamp()) ON CONFLICT (key) DO NOTHING RETURNING 1) \
+                 SELECT {MICROS}, EXISTS (SELECT FROM made), l.version, l.record \
+                 FROM (VALUES (1)) one LEFT JOIN {table} l ON l.key = $1"
             ),
+            tell: format!(
+                "WITH changed AS ({swap}), told AS (SELECT pg_notify('{CHANNEL}', id || ' ' || $1) \
+                 FROM changed, unnest($8::text[]) id) SELECT micros, (SELECT count(*) FROM told) FROM changed"
+            ),
+            swap,
             scan: format!("SELECT {MICROS}, key, version, record FROM {table} WHERE starts_with(key, $1)"),
             unused: format!(
                 "SELECT {MICROS}, key, version, record FROM {table} \
@@ -342,32 +348,44 @@ impl RecordStore for PostgresStore {
     }
 
     async fn swap(&self, key: &LockKey, change: Change<'_, i64>) -> Result<Swap<i64>> {
-        let (sent, version) = (self.0.clock.now(), rand::random::<i64>());
+        let (sent, version, sql) = (self.0.clock.now(), rand::random::<i64>(), &self.0.sql);
         let granted: Vec<&str> = change.granted.iter().map(HolderId::as_str).collect();
         let (record, columns) = (change.next.encode(), Columns::of(change.next));
-        let args = [
+        let mut args = vec![
             Arg::Text(key.as_str()),
-            Arg::Int(change.expected.copied()),
             Arg::Int(Some(version)),
             Arg::Text(&record),
             Arg::Text(&columns.holders),
-            Arg::Texts(&granted),
             Arg::Int(columns.expires),
             Arg::Int(Some(columns.last_token)),
         ];
-        let answer = self.0.clock.timeout_at(change.give_up, self.rows(&self.0.sql.swap, &args)).await;
+        let statement = match change.expected {
+            // Nobody waits in a record that is not there.
+            None => &sql.make,
+            Some(expected) => {
+                args.push(Arg::Int(Some(*expected)));
+                if granted.is_empty() {
+                    &sql.swap
+                } else {
+                    args.push(Arg::Texts(&granted));
+                    &sql.tell
+                }
+            }
+        };
+        let answer = self.0.clock.timeout_at(change.give_up, self.rows(statement, &args)).await;
         let rows = answer.ok_or_else(no_answer)??;
-        let row = rows.first().ok_or_else(no_answer)?;
-        let (micros, done, present, record, _): (i64, bool, Option<i64>, Option<String>, i64) = self.read_as(row)?;
+        let Some(row) = rows.first() else { return Ok(Swap::Conflict(None)) };
+        let (micros,): (i64,) = self.read_as(row)?;
         let reading = self.reading(micros, sent);
-        if done {
-            return Ok(Swap::Done { version: Some(version), reading: Some(reading) });
+        if change.expected.is_none() {
+            let (_, made, present, record): (i64, bool, Option<i64>, Option<String>) = self.read_as(row)?;
+            if !made {
+                // With no row to be seen it was made by another just now.
+                let present = present.zip(record).map(|present| snapshot(Some(present), reading));
+                return Ok(Swap::Conflict(present.transpose()?));
+            }
         }
-        // Made while the statement waited for it: what it saw is old.
-        if present.as_ref() == change.expected {
-            return Ok(Swap::Conflict(None));
-        }
-        Ok(Swap::Conflict(Some(snapshot(present.zip(record), reading)?)))
+        Ok(Swap::Done { version: Some(version), reading: Some(reading) })
     }
 
     fn wakes(&self) -> Wakes {
