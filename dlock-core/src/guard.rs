@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 
 /// A held lock. It is renewed by itself until it is released or dropped.
 ///
@@ -93,26 +93,29 @@ pub(crate) struct Inner {
     pub(crate) client: Arc<Client>,
     pub(crate) lease: Arc<dyn Lease>,
     pub(crate) id: u64,
-    request: Request,
+    key: LockKey,
+    /// Of an acquisition of which a request may still be under way: it is withdrawn after the release (rule R3).
+    in_doubt: Option<Box<Request>>,
     margin: Duration,
     since: Moment,
     hold_until: Moment,
-    lost: watch::Sender<Option<LostCause>>,
+    lost: SetOnce<LostCause>,
 }
 
 impl Held {
     pub(crate) fn new(client: Arc<Client>, lease: Arc<dyn Lease>, id: u64, request: &Request, terms: &Terms) -> Self {
         let since = client.clock().now();
         let hold_until = terms.max_hold.map_or(Moment::MAX, |most| since + most);
-        let (margin, lost) = (terms.margin, watch::Sender::new(None));
+        let (margin, lost) = (terms.margin, SetOnce::new());
         // Who asked may have to begin anew, if this lease has run out already.
-        let request = request.as_it_is();
-        Self(Arc::new(Inner { client, lease, id, request, margin, since, hold_until, lost }))
+        let in_doubt = request.is_in_doubt().then(|| Box::new(request.as_it_is()));
+        let key = request.key().clone();
+        Self(Arc::new(Inner { client, lease, id, key, in_doubt, margin, since, hold_until, lost }))
     }
 
     /// The lock's key, prefix and all.
     pub fn key(&self) -> &LockKey {
-        self.0.request.key()
+        &self.0.key
     }
 
     /// The acquisition's id, as `inspect` shows it.
@@ -159,8 +162,8 @@ impl Held {
 
     /// Why the lock is no longer held; `None` while it is.
     pub fn lost_cause(&self) -> Option<LostCause> {
-        if let Some(cause) = *self.0.lost.borrow() {
-            return Some(cause);
+        if let Some(cause) = self.0.lost.get() {
+            return Some(*cause);
         }
         let cause = if let Some(cause) = self.0.lease.deadline().cause() {
             cause
@@ -186,14 +189,12 @@ impl Held {
         let held = self.clone();
         let runtime = self.0.client.runtime().clone();
         let mut lost = Box::pin(async move {
-            let mut lost = held.0.lost.subscribe();
             loop {
                 if let Some(cause) = held.lost_cause() {
                     return cause;
                 }
                 tokio::select! {
-                    // The sender lives in `held`.
-                    _ = lost.changed() => {}
+                    _ = held.0.lost.wait() => {}
                     _ = held.0.lease.deadline().ended() => {}
                     () = held.0.client.clock().sleep_until(held.valid_until()) => {}
                 }
@@ -227,7 +228,7 @@ impl Held {
         let first = self.settle(cause);
         if first {
             inner.client.observer().lost(cause);
-            tracing::warn!(key = %inner.request.key(), token = %inner.lease.token(), cause = cause.as_str(), "the lock was lost");
+            tracing::warn!(key = %inner.key, token = %inner.lease.token(), cause = cause.as_str(), "the lock was lost");
             // Rule V3: a renewal that comes through after the deadline must not keep others waiting. Before it, a lease that is
             // renewed no more ends by itself; one whose session lives on does not.
             let until = inner.lease.deadline().at();
@@ -243,17 +244,11 @@ impl Held {
                 });
             }
         }
-        (*inner.lost.borrow()).unwrap_or(cause)
+        inner.lost.get().copied().unwrap_or(cause)
     }
 
     fn settle(&self, cause: LostCause) -> bool {
-        let first = self.0.lost.send_if_modified(|lost| {
-            let first = lost.is_none();
-            if first {
-                *lost = Some(cause);
-            }
-            first
-        });
+        let first = self.0.lost.set(cause).is_ok();
         if first {
             self.0.client.observer().ended(self.0.client.clock().now().since(self.0.since));
         }
@@ -283,11 +278,11 @@ impl Held {
                 Err(error) => Err(error),
             },
         };
-        if inner.request.is_in_doubt() {
-            // A request of it that is still under way must not take the lock again, for nobody (rule R3).
-            inner.client.withdraw(&inner.request);
+        if let Some(request) = &inner.in_doubt {
+            // What is still under way must not take the lock again, for nobody.
+            inner.client.withdraw(request);
         }
-        released.map_err(|error| inner.client.in_context(error, "release", inner.request.key()))
+        released.map_err(|error| inner.client.in_context(error, "release", &inner.key))
     }
 }
 
@@ -300,10 +295,10 @@ impl fmt::Debug for Held {
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lock")
-            .field("key", self.request.key())
+            .field("key", &self.key)
             .field("holder", &self.lease.holder())
             .field("token", &self.lease.token())
-            .field("lost", &*self.lost.borrow())
+            .field("lost", &self.lost.get())
             .finish_non_exhaustive()
     }
 }

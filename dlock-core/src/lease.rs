@@ -4,12 +4,11 @@ use crate::{Error, FencingToken, HolderId, Moment, Result};
 use async_trait::async_trait;
 use serde::Serialize;
 use std::fmt;
-use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, SetOnce};
 
 /// The store's grant of a lock to one holder, for its TTL.
 ///
@@ -148,7 +147,7 @@ pub struct Deadline(Arc<Inner>);
 struct Inner {
     at: AtomicU64,
     moved: Notify,
-    cause: watch::Sender<Option<LostCause>>,
+    cause: SetOnce<LostCause>,
     session: Option<Deadline>,
 }
 
@@ -165,7 +164,7 @@ impl Deadline {
 
     fn with(at: Moment, session: Option<Deadline>) -> Self {
         let at = AtomicU64::new(at.as_nanos());
-        Self(Arc::new(Inner { at, moved: Notify::new(), cause: watch::Sender::new(None), session }))
+        Self(Arc::new(Inner { at, moved: Notify::new(), cause: SetOnce::new(), session }))
     }
 
     /// The moment; [`Moment::MIN`] once the store has ended the lease.
@@ -190,12 +189,7 @@ impl Deadline {
     /// The store ended the lease: the deadline is past for good. The first cause stays.
     pub fn end(&self, cause: LostCause) {
         // The cause first: who sees a deadline that is past must not take it for one that ran out.
-        self.0.cause.send_if_modified(|known| {
-            known.is_none() && {
-                *known = Some(cause);
-                true
-            }
-        });
+        let _known = self.0.cause.set(cause);
         self.0.at.store(Moment::MIN.as_nanos(), Ordering::Release);
         self.0.moved.notify_waiters();
     }
@@ -210,7 +204,7 @@ impl Deadline {
 
     /// Why the store ended the lease, if it did.
     pub fn cause(&self) -> Option<LostCause> {
-        let own = *self.0.cause.borrow();
+        let own = self.0.cause.get().copied();
         own.or_else(|| self.0.session.as_ref().and_then(Deadline::cause))
     }
 
@@ -220,10 +214,10 @@ impl Deadline {
     /// Cancel-safe.
     pub async fn ended(&self) -> LostCause {
         match &self.0.session {
-            None => self.own_end().await,
+            None => *self.0.cause.wait().await,
             Some(session) => tokio::select! {
-                cause = self.own_end() => cause,
-                cause = session.own_end() => cause,
+                cause = self.0.cause.wait() => *cause,
+                cause = session.0.cause.wait() => *cause,
             },
         }
     }
@@ -246,14 +240,6 @@ impl Deadline {
                 () = own => {}
                 () = sessions => {}
             }
-        }
-    }
-
-    async fn own_end(&self) -> LostCause {
-        match self.0.cause.subscribe().wait_for(Option::is_some).await.map(|cause| *cause) {
-            Ok(Some(cause)) => cause,
-            // Not reached: the sender lives in `self`, and the wait is for `Some`.
-            _ => pending().await,
         }
     }
 
