@@ -4,7 +4,7 @@ use crate::backend::Shared;
 use crate::lease::EtcdLease;
 use crate::line::{News, Place};
 use crate::names::Span;
-use crate::queue::{Entry, Queue, note};
+use crate::queue::{Queue, note};
 use crate::session::{Claim, Session};
 use crate::store::{created, get};
 use dlock_core::{Attempt, Effect, Error, ErrorKind, Lease, LockInfo, Mode, Moment, Request, Result, Standing};
@@ -19,6 +19,8 @@ const TELL: Duration = Duration::from_secs(1);
 enum Found {
     /// Its entry stands in the queue at that index.
     InQueue(Queue, usize),
+    /// Its entry was put at that revision, and nothing was read.
+    Put(i64),
     /// It was not let in: the queue as it is.
     Refused(Queue),
     /// Something is to be done first, that was done: ask again.
@@ -28,6 +30,8 @@ enum Found {
 /// On what condition an entry is put.
 enum Only {
     Always,
+    /// Unless it is there: whoever asks hears of the queue by itself.
+    Unseen,
     /// If no entry is there that it would wait for.
     IfFree,
     /// If none came since the revision at which it would have held.
@@ -44,8 +48,8 @@ impl Shared {
             match self.ask(&claim, request, &only, give_up).await? {
                 Found::InQueue(queue, index) if queue.standing(index) == Standing::Holds => {
                     if session.has_time_left(&self.store.clock, give_up).await.map_err(in_doubt)? {
-                        let (entry, seen) = (&queue.entries[index], queue.revision);
-                        return Ok(Attempt::Acquired(self.lease(claim, entry, request.mode(), seen)));
+                        let created = queue.entries[index].created;
+                        return Ok(Attempt::Acquired(self.lease(claim, request, created, queue.revision)));
                     }
                     claim.settle();
                     request.start_anew();
@@ -68,7 +72,7 @@ impl Shared {
                         Standing::Disagrees(other) => return Err(disagrees(request, other)),
                     }
                 }
-                Found::Again => {}
+                Found::Put(_) | Found::Again => {}
             }
         }
     }
@@ -81,29 +85,40 @@ impl Shared {
             let give_up = clock.now() + request.op_timeout();
             let session = self.sessions.get(request.ttl(), give_up).await?;
             let claim = self.claim(&session, request);
-            let Found::InQueue(queue, index) = self.ask(&claim, request, &Only::Always, give_up).await? else {
-                clock.sleep(pauses.next().unwrap_or_default()).await;
-                continue;
-            };
-            let entry = queue.entries[index].clone();
-            let since = match queue.standing(index) {
-                Standing::Holds => Ok(queue.revision),
-                Standing::Disagrees(other) => {
-                    self.store.remove(&entry.key, entry.created, give_up).await.map_err(in_doubt)?;
-                    claim.settle();
-                    return Err(disagrees(request, other));
+            let place = self.lines.behind_others(request.key(), request.mode(), &claim.key);
+            let only = if place.is_some() { Only::Unseen } else { Only::Always };
+            let (created, since) = match self.ask(&claim, request, &only, give_up).await? {
+                Found::InQueue(queue, index) => {
+                    drop(place);
+                    let (created, standing) = (queue.entries[index].created, queue.standing(index));
+                    let since = match standing {
+                        Standing::Holds => Ok(queue.revision),
+                        Standing::Disagrees(other) => Err(Stopped::Disagrees(other)),
+                        Standing::Waits { .. } => {
+                            request.is_waiting(Some(queue.info(request.key())));
+                            let (folder, there) = (self.names.folder(request.key()), queue.revision);
+                            let place = self.lines.join(request.key(), &folder, queue, &claim.key, &self.watches);
+                            self.wait(request, &session, place, there).await
+                        }
+                    };
+                    (created, since)
                 }
-                Standing::Waits { .. } => {
-                    request.is_waiting(Some(queue.info(request.key())));
-                    let folder = self.names.folder(request.key());
-                    let place = self.lines.join(request.key(), &folder, queue, &entry.key, &self.watches);
-                    self.wait(request, &session, place).await
+                Found::Put(created) => {
+                    // Only with a place nothing is read.
+                    let Some(place) = place else { continue };
+                    request.is_waiting(None);
+                    place.is_there(created);
+                    (created, self.wait(request, &session, place, created).await)
+                }
+                Found::Refused(_) | Found::Again => {
+                    clock.sleep(pauses.next().unwrap_or_default()).await;
+                    continue;
                 }
             };
             let give_up = clock.now() + request.op_timeout();
             match since {
                 Ok(seen) if session.has_time_left(clock, give_up).await.map_err(in_doubt)? => {
-                    return Ok(Attempt::Acquired(self.lease(claim, &entry, request.mode(), seen)));
+                    return Ok(Attempt::Acquired(self.lease(claim, request, created, seen)));
                 }
                 // The session ended, or the entry was removed: it queues again under another id (rule R6).
                 Ok(_) | Err(Stopped::Gone) => {
@@ -112,6 +127,11 @@ impl Shared {
                     clock.sleep(pauses.next().unwrap_or_default()).await;
                 }
                 Err(Stopped::Cancelled(info)) => seen = info,
+                Err(Stopped::Disagrees(other)) => {
+                    self.store.remove(&claim.key, created, give_up).await.map_err(in_doubt)?;
+                    claim.settle();
+                    return Err(disagrees(request, other));
+                }
                 Err(Stopped::CutOff) => {
                     let message = "the server ended the stream of watches, and opens no other";
                     return Err(Error::new(ErrorKind::Unavailable, message));
@@ -129,24 +149,34 @@ impl Shared {
     }
 
     /// Waits in line until the lock is held, since the revision that is answered.
-    async fn wait(&self, request: &Request, session: &Session, mut place: Place) -> Result<i64, Stopped> {
-        let clock = &self.store.clock;
-        let mut told = place.line.revision();
+    ///
+    /// Its entry was there at the revision `there`.
+    async fn wait(&self, request: &Request, session: &Session, mut place: Place, there: i64) -> Result<i64, Stopped> {
+        let (clock, line) = (&self.store.clock, place.line.clone());
+        let mut told = 0;
         loop {
+            let tick = async {
+                clock.sleep(TELL).await;
+                if line.revision() < there {
+                    // The stream is cut off, or something passes nothing on.
+                    line.look(&self.store, clock.now() + self.op_timeout).await;
+                }
+            };
             tokio::select! {
                 biased;
-                () = request.cancel().fired() => return Err(Stopped::Cancelled(place.line.seen().1)),
+                () = request.cancel().fired() => return Err(Stopped::Cancelled(line.seen().1)),
                 _ = session.deadline.ended() => return Err(Stopped::Gone),
                 news = place.news() => return match news {
                     News::Holds(revision) => Ok(revision),
                     News::CutOff => Err(Stopped::CutOff),
+                    News::Disagrees(other) => Err(Stopped::Disagrees(other)),
                     News::Gone | News::Waits => Err(Stopped::Gone),
                 },
-                () = clock.sleep(TELL) => {
-                    let now = place.line.revision();
+                () = tick => {
+                    let now = line.revision();
                     if now > told {
                         told = now;
-                        request.is_waiting(Some(place.line.seen().1));
+                        request.is_waiting(Some(line.seen().1));
                     }
                 }
             }
@@ -160,11 +190,11 @@ impl Shared {
         let folder = self.names.folder(request.key());
         let (all, mark) = (Span::prefixed(&folder), Span::key(&self.names.withdrawn(session.lease)));
         let mut when = vec![
-            Compare::create_revision(key.as_slice(), CompareOp::Equal, 0),
+            Compare::create_revision(&key[..], CompareOp::Equal, 0),
             Compare::mod_revision(mark.start.as_slice(), CompareOp::Equal, claim.withdrawn),
         ];
         match (only, request.mode()) {
-            (Only::Always, _) => {}
+            (Only::Always | Only::Unseen, _) => {}
             (Only::IfFree, Mode::Shared) => {
                 when.extend(self.names.not_shared(request.key()).map(|span| created(&span, CompareOp::Equal, 0)));
             }
@@ -172,14 +202,18 @@ impl Shared {
             (Only::IfNoneSince(revision), _) => when.push(created(&all, CompareOp::Less, revision + 1)),
         }
         let options = PutOptions::new().with_lease(session.lease);
-        let put = TxnOp::put(key.as_slice(), note(request.label(), request.mode()), Some(options));
-        let txn = Txn::new().when(when).and_then([put, get(&all)]).or_else([get(&all), get(&mark)]);
+        let put = TxnOp::put(&key[..], note(request.label(), request.mode()), Some(options));
+        let put = if matches!(only, Only::Unseen) { vec![put] } else { vec![put, get(&all)] };
+        let txn = Txn::new().when(when).and_then(put).or_else([get(&all), get(&mark)]);
         let Some(reply) = self.store.txn(txn, give_up).await? else {
             // The server has lost the lease: nothing was put.
             claim.settle();
             session.is_gone();
             return Ok(Found::Again);
         };
+        if reply.read.is_empty() {
+            return Ok(Found::Put(reply.revision));
+        }
         let queue = Queue::read(&folder, reply.revision, reply.read.first().map_or(&[], Vec::as_slice));
         match queue.position(key) {
             Some(index) if queue.entries[index].lease == session.lease => Ok(Found::InQueue(queue, index)),
@@ -206,12 +240,12 @@ impl Shared {
         let key = self.names.entry(request.key(), &request.holder(), request.mode());
         // Core repeats a failed call within a second or so.
         let grace = session.ttl + request.op_timeout();
-        session.claim(key, &self.store.clock, grace)
+        session.claim(&key, &self.store.clock, grace)
     }
 
-    /// The lease of an entry that was there, and held, at the revision `seen`.
-    fn lease(self: &Arc<Self>, claim: Claim, entry: &Entry, mode: Mode, seen: i64) -> Arc<dyn Lease> {
-        Arc::new(EtcdLease::new(self, claim, entry.id.clone(), mode, entry.created, seen))
+    /// The lease of an entry that `created` made and that was there, and held, at the revision `seen`.
+    fn lease(self: &Arc<Self>, claim: Claim, request: &Request, created: i64, seen: i64) -> Arc<dyn Lease> {
+        Arc::new(EtcdLease::new(self, claim, request.holder(), request.mode(), created, seen))
     }
 }
 
@@ -220,6 +254,7 @@ enum Stopped {
     Gone,
     Cancelled(LockInfo),
     CutOff,
+    Disagrees(Mode),
 }
 
 /// The entry is there, whatever this request did.

@@ -5,8 +5,7 @@ use crate::error::no_answer;
 use crate::locked;
 use crate::names::Span;
 use crate::queue::token;
-use crate::session::{Claim, Session};
-use crate::store::Store;
+use crate::session::Claim;
 use crate::watches::{Watch, Watcher};
 use async_trait::async_trait;
 use dlock_core::{Deadline, Error, FencingToken, HolderId, Lease, LostCause, Mode, Moment, Release, Result};
@@ -14,30 +13,24 @@ use etcd_client::{Event, EventType, GetOptions, KeyValue};
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
-use tokio::runtime::Handle;
 
 /// A lease that lives by its session, as long as its key is there.
 pub(crate) struct EtcdLease {
     grip: Arc<Grip>,
     id: HolderId,
     mode: Mode,
-    claim: Claim,
-    /// Keeps the client's sessions alive.
-    shared: Arc<Shared>,
     _watch: Watch,
 }
 
 /// What is held on to, and hears when it goes.
 struct Grip {
-    key: Vec<u8>,
+    claim: Claim,
     /// The revision that created the key.
     created: i64,
     deadline: Deadline,
-    session: Arc<Session>,
-    store: Store,
-    op_timeout: Duration,
-    runtime: Handle,
     state: Mutex<State>,
+    /// Keeps the client's sessions alive.
+    shared: Arc<Shared>,
 }
 
 /// What was done to give the lease up, or was heard of it.
@@ -60,23 +53,15 @@ const ASK_WHY: Duration = Duration::from_millis(250);
 impl EtcdLease {
     /// A lease of the key that `created` made and that was there at the revision `seen`.
     pub(crate) fn new(shared: &Arc<Shared>, claim: Claim, id: HolderId, mode: Mode, created: i64, seen: i64) -> Self {
-        let grip = Arc::new(Grip {
-            key: claim.key.clone(),
-            created,
-            deadline: Deadline::in_session(&claim.session.deadline),
-            session: claim.session.clone(),
-            store: shared.store.clone(),
-            op_timeout: shared.op_timeout,
-            runtime: shared.runtime.clone(),
-            state: Mutex::new(State::Held),
-        });
+        let deadline = Deadline::in_session(&claim.session.deadline);
+        let grip = Arc::new(Grip { claim, created, deadline, state: Mutex::new(State::Held), shared: shared.clone() });
         let watcher: Weak<Grip> = Arc::downgrade(&grip);
-        let watch = shared.watches.watch(Span::key(&claim.key), seen + 1, WATCH_AFTER, watcher);
-        Self { grip, id, mode, claim, shared: shared.clone(), _watch: watch }
+        let watch = shared.watches.watch(Span::key(&grip.claim.key), seen + 1, WATCH_AFTER, watcher);
+        Self { grip, id, mode, _watch: watch }
     }
 
     fn now(&self) -> Moment {
-        self.shared.store.clock.now()
+        self.grip.shared.store.clock.now()
     }
 }
 
@@ -90,9 +75,9 @@ impl Grip {
             }
             *state = State::Deleted;
         }
-        let (session, deadline, store) = (self.session.clone(), self.deadline.clone(), self.store.clone());
-        let within = self.op_timeout.min(ASK_WHY);
-        self.runtime.spawn(async move {
+        let (session, deadline) = (self.claim.session.clone(), self.deadline.clone());
+        let (store, within) = (self.shared.store.clone(), self.shared.op_timeout.min(ASK_WHY));
+        self.shared.runtime.spawn(async move {
             let left = store.time_to_live(session.lease, false, store.clock.now() + within).await;
             if matches!(left, Ok(None)) {
                 session.is_gone();
@@ -133,7 +118,7 @@ impl Lease for EtcdLease {
     }
 
     fn ttl(&self) -> Duration {
-        self.grip.session.ttl
+        self.grip.claim.session.ttl
     }
 
     fn deadline(&self) -> &Deadline {
@@ -141,13 +126,14 @@ impl Lease for EtcdLease {
     }
 
     async fn renew(&self, give_up: Moment) -> Result<()> {
-        let Grip { deadline, session, store, created, .. } = &*self.grip;
+        let Grip { claim, created, deadline, state, shared } = &*self.grip;
+        let (session, store) = (&claim.session, &shared.store);
         if self.now() >= deadline.at() {
             return Err(deadline.error());
         }
-        let (_, kvs) = store.read(&Span::key(&self.claim.key), GetOptions::new().with_keys_only(), give_up).await?;
+        let (_, kvs) = store.read(&Span::key(&claim.key), GetOptions::new().with_keys_only(), give_up).await?;
         let is_there = kvs.iter().any(|kv| kv.create_revision() == *created);
-        if matches!(*locked(&self.grip.state), State::Releasing | State::Ended(Release::Released)) {
+        if matches!(*locked(state), State::Releasing | State::Ended(Release::Released)) {
             // That it is gone is our own doing.
             return Err(Error::lost(LostCause::Released));
         }
@@ -159,8 +145,9 @@ impl Lease for EtcdLease {
     }
 
     async fn release(&self, give_up: Moment) -> Result<Release> {
+        let Grip { claim, created, deadline, state, shared } = &*self.grip;
         let before = {
-            let mut state = locked(&self.grip.state);
+            let mut state = locked(state);
             if let State::Ended(release) = *state {
                 return Ok(release);
             }
@@ -169,17 +156,17 @@ impl Lease for EtcdLease {
         if self.now() >= give_up {
             return Err(no_answer());
         }
-        let removed = self.grip.store.remove(&self.grip.key, self.grip.created, give_up).await?;
-        self.claim.settle();
+        let removed = shared.store.remove(&claim.key, *created, give_up).await?;
+        claim.settle();
         let now = self.now();
         // Rule R4: an earlier try may have removed it.
-        let release = if removed || (before == State::Releasing && now < self.grip.deadline.at()) {
+        let release = if removed || (before == State::Releasing && now < deadline.at()) {
             Release::Released
         } else {
-            self.grip.deadline.is_gone(now);
+            deadline.is_gone(now);
             Release::AlreadyLost
         };
-        *locked(&self.grip.state) = State::Ended(release);
+        *locked(state) = State::Ended(release);
         Ok(release)
     }
 }
@@ -187,7 +174,7 @@ impl Lease for EtcdLease {
 impl fmt::Debug for EtcdLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdLease")
-            .field("key", &String::from_utf8_lossy(&self.grip.key))
+            .field("key", &String::from_utf8_lossy(&self.grip.claim.key))
             .field("created", &self.grip.created)
             .field("deadline", &self.grip.deadline)
             .finish_non_exhaustive()

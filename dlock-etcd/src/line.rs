@@ -5,7 +5,7 @@ use crate::names::Span;
 use crate::queue::{Entry, Queue};
 use crate::store::Store;
 use crate::watches::{Watch, Watcher, Watches};
-use dlock_core::{Cancel, LockInfo, LockKey, Standing};
+use dlock_core::{Cancel, LockInfo, LockKey, Mode, Moment, Standing};
 use etcd_client::{Event, EventType, GetOptions, KeyValue};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -42,10 +42,20 @@ pub(crate) struct Line {
 struct State {
     /// The lock as it was last heard of.
     queue: Queue,
-    waiting: HashMap<Vec<u8>, watch::Sender<News>>,
+    waiting: HashMap<Vec<u8>, Waiting>,
     /// Whether somebody came lately.
     used: bool,
 }
+
+/// One who waits.
+struct Waiting {
+    told: watch::Sender<News>,
+    /// The revision at which its entry was there, or [`NOT_YET`].
+    since: i64,
+}
+
+/// Later than every revision.
+const NOT_YET: i64 = i64::MAX;
 
 /// What a waiter hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +63,8 @@ pub(crate) enum News {
     Waits,
     /// It holds the lock since that revision, or before.
     Holds(i64),
+    /// An earlier entry uses the lock in another way.
+    Disagrees(Mode),
     /// Its entry is no longer there.
     Gone,
     /// Nothing is heard from the server.
@@ -94,18 +106,22 @@ impl Lines {
                 }
             }
         };
-        let (told, news) = watch::channel(News::Waits);
-        {
-            let mut state = locked(&line.state);
-            state.used = true;
-            state.waiting.insert(entry.to_vec(), told);
-            state.learn(queue);
-            if state.queue.position(entry).is_none() {
-                state.is_gone(entry);
-            }
-            state.judge();
-        }
-        Place { line, key: entry.to_vec(), news }
+        let since = queue.revision;
+        locked(&line.state).learn(queue);
+        let place = line.expect(entry);
+        place.is_there(since);
+        place
+    }
+
+    /// A place for an entry that is about to be put, behind others of this client who wait for the lock already: their line will
+    /// hear of it. `None` if there are none, or it would perhaps not wait.
+    pub(crate) fn behind_others(&self, key: &LockKey, mode: Mode, entry: &[u8]) -> Option<Place> {
+        let line = locked(&self.open).get(key).and_then(Weak::upgrade)?;
+        let waits = {
+            let state = locked(&line.state);
+            !state.waiting.is_empty() && matches!(state.queue.standing_of_next(mode), Standing::Waits { .. })
+        };
+        waits.then(|| line.expect(entry))
     }
 }
 
@@ -119,12 +135,7 @@ impl Line {
                 let now = store.clock.now();
                 if now >= look {
                     look = now + LOOK;
-                    let read = store.read(&Span::prefixed(&self.folder), GetOptions::new(), look).await;
-                    if let Ok((revision, kvs)) = read {
-                        let mut state = locked(&self.state);
-                        state.learn(Queue::read(&self.folder, revision, &kvs));
-                        state.look_round();
-                    }
+                    self.look(&store, look).await;
                 }
             }
         };
@@ -132,6 +143,26 @@ impl Line {
             () = attended => {}
             () = stop.fired() => {}
         }
+    }
+
+    /// Asks the server how the lock is.
+    pub(crate) async fn look(&self, store: &Store, give_up: Moment) {
+        let read = store.read(&Span::prefixed(&self.folder), GetOptions::new(), give_up).await;
+        if let Ok((revision, kvs)) = read {
+            let mut state = locked(&self.state);
+            state.learn(Queue::read(&self.folder, revision, &kvs));
+            state.look_round();
+        }
+    }
+
+    /// A place for an entry that may not be there yet.
+    fn expect(self: Arc<Self>, entry: &[u8]) -> Place {
+        let (told, news) = watch::channel(News::Waits);
+        let mut state = locked(&self.state);
+        state.used = true;
+        state.waiting.insert(entry.to_vec(), Waiting { told, since: NOT_YET });
+        drop(state);
+        Place { line: self, key: entry.to_vec(), news }
     }
 
     /// Whether somebody waits, or came since this was last asked.
@@ -154,8 +185,17 @@ impl Line {
 impl State {
     /// Tells a waiter that its entry is gone.
     fn is_gone(&mut self, entry: &[u8]) {
-        if let Some(told) = self.waiting.remove(entry) {
-            told.send_replace(News::Gone);
+        if let Some(waiting) = self.waiting.remove(entry) {
+            waiting.told.send_replace(News::Gone);
+        }
+    }
+
+    /// Tells a waiter whose entry was heard of if others use the lock in another way.
+    fn has_come(&self, place: usize) {
+        if let Some(waiting) = self.waiting.get(&self.queue.entries[place].key)
+            && let Standing::Disagrees(other) = self.queue.standing(place)
+        {
+            waiting.told.send_replace(News::Disagrees(other));
         }
     }
 
@@ -168,7 +208,10 @@ impl State {
 
     /// Tells all how they stand.
     fn look_round(&mut self) {
-        let gone: Vec<_> = self.waiting.keys().filter(|key| self.queue.position(key).is_none()).cloned().collect();
+        let is_gone = |(key, waiting): &(&Vec<u8>, &Waiting)| {
+            waiting.since <= self.queue.revision && self.queue.position(key).is_none()
+        };
+        let gone: Vec<_> = self.waiting.iter().filter(is_gone).map(|(key, _)| key.clone()).collect();
         gone.iter().for_each(|key| self.is_gone(key));
         self.judge();
     }
@@ -176,12 +219,12 @@ impl State {
     /// Tells those who hold the lock now.
     fn judge(&self) {
         for (index, entry) in self.queue.entries.iter().enumerate() {
-            let Some(told) = self.waiting.get(&entry.key) else { continue };
+            let Some(waiting) = self.waiting.get(&entry.key) else { continue };
             if self.queue.standing(index) != Standing::Holds {
                 // So do all behind it.
                 return;
             }
-            told.send_replace(News::Holds(self.queue.revision));
+            waiting.told.send_replace(News::Holds(self.queue.revision));
         }
     }
 }
@@ -189,7 +232,11 @@ impl State {
 impl Watcher for Line {
     fn is(&self, revision: i64, kvs: &[KeyValue]) {
         let mut state = locked(&self.state);
-        // An earlier revision is that of a server that has lost its data.
+        if revision < state.queue.revision {
+            // The server has lost its data, and nothing is still to be heard of.
+            let known = state.waiting.values_mut().filter(|waiting| waiting.since != NOT_YET);
+            known.for_each(|waiting| waiting.since = revision);
+        }
         state.queue = Queue::read(&self.folder, revision, kvs);
         state.look_round();
     }
@@ -203,7 +250,10 @@ impl Watcher for Line {
             queue.revision = queue.revision.max(kv.mod_revision());
             let place = queue.position(kv.key());
             match (event.event_type(), place) {
-                (EventType::Put, None) => queue.entries.push(Entry::read(self.folder.len(), kv)),
+                (EventType::Put, None) => {
+                    queue.entries.push(Entry::read(self.folder.len(), kv));
+                    state.has_come(state.queue.entries.len() - 1);
+                }
                 (EventType::Put, Some(place)) => queue.entries[place] = Entry::read(self.folder.len(), kv),
                 (EventType::Delete, Some(place)) => {
                     queue.entries.remove(place);
@@ -216,7 +266,7 @@ impl Watcher for Line {
     }
 
     fn is_cut_off(&self) {
-        for told in locked(&self.state).waiting.values() {
+        for Waiting { told, .. } in locked(&self.state).waiting.values() {
             told.send_if_modified(|news| *news == News::Waits && std::mem::replace(news, News::CutOff) == News::Waits);
         }
     }
@@ -232,6 +282,21 @@ impl Drop for Line {
 }
 
 impl Place {
+    /// Its entry was there at the revision `since`.
+    pub(crate) fn is_there(&self, since: i64) {
+        let mut state = locked(&self.line.state);
+        if let Some(waiting) = state.waiting.get_mut(&self.key) {
+            waiting.since = since;
+        }
+        match state.queue.position(&self.key) {
+            Some(place) => state.has_come(place),
+            None if state.queue.revision >= since => state.is_gone(&self.key),
+            // The line has still to hear of it.
+            None => {}
+        }
+        state.judge();
+    }
+
     /// The next news that is not that it waits.
     ///
     /// # Cancel safety
@@ -262,7 +327,11 @@ mod tests {
 
     fn state(queue: Queue, waiting: &[&str]) -> (State, Vec<watch::Receiver<News>>) {
         let (told, news): (Vec<_>, Vec<_>) = waiting.iter().map(|_| watch::channel(News::Waits)).unzip();
-        let waiting = waiting.iter().map(|name| name.as_bytes().to_vec()).zip(told).collect();
+        let waiting = waiting
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .zip(told.into_iter().map(|told| Waiting { told, since: queue.revision }));
+        let waiting = waiting.collect();
         (State { queue, waiting, used: false }, news)
     }
 

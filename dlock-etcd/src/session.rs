@@ -24,7 +24,7 @@ pub(crate) struct Session {
     /// The revision of the last withdrawal. A request to acquire compares it, so that one that a withdrawal has
     /// overtaken changes nothing (rule R3).
     withdrawn: AtomicI64,
-    owners: Mutex<HashMap<Vec<u8>, Owner>>,
+    owners: Mutex<HashMap<Arc<[u8]>, Owner>>,
 }
 
 /// Who wants an entry.
@@ -102,7 +102,8 @@ impl Session {
     }
 
     /// From now on somebody wants this entry; to be called before it is sent.
-    pub(crate) fn claim(self: &Arc<Self>, key: Vec<u8>, clock: &Clock, grace: Duration) -> Claim {
+    pub(crate) fn claim(self: &Arc<Self>, key: &[u8], clock: &Clock, grace: Duration) -> Claim {
+        let key: Arc<[u8]> = key.into();
         let mut owners = locked(&self.owners);
         owners.entry(key.clone()).or_insert(Owner { claims: 0, until: Moment::MIN }).claims += 1;
         Claim { session: self.clone(), key, withdrawn: self.last_withdrawal(), clock: clock.clone(), grace }
@@ -117,7 +118,7 @@ impl Session {
     pub(crate) fn orphans(&self, keys: Vec<Vec<u8>>, now: Moment) -> Vec<Vec<u8>> {
         let mut owners = locked(&self.owners);
         owners.retain(|_, owner| owner.claims > 0 || owner.until > now);
-        keys.into_iter().filter(|key| !owners.contains_key(key)).collect()
+        keys.into_iter().filter(|key| !owners.contains_key(key.as_slice())).collect()
     }
 }
 
@@ -125,7 +126,7 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) session: Arc<Session>,
-    pub(crate) key: Vec<u8>,
+    pub(crate) key: Arc<[u8]>,
     /// The session's last withdrawal when this was claimed: a later one may have been of this.
     pub(crate) withdrawn: i64,
     clock: Clock,
@@ -159,8 +160,8 @@ mod tests {
         let session = Arc::new(Session::new(1, Duration::from_secs(9), clock.now()));
         let grace = Duration::from_secs(5);
         let keys = || vec![b"a".to_vec(), b"b".to_vec()];
-        let one = session.claim(b"a".to_vec(), &clock, grace);
-        let two = session.claim(b"a".to_vec(), &clock, grace);
+        let one = session.claim(b"a", &clock, grace);
+        let two = session.claim(b"a", &clock, grace);
         drop(one);
         clock.advance(Duration::from_secs(6));
         assert_eq!(session.orphans(keys(), clock.now()), [b"b"]);
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(session.orphans(keys(), clock.now()), [b"b"]);
         clock.advance(Duration::from_secs(5));
         assert_eq!(session.orphans(keys(), clock.now()), [b"a", b"b"]);
-        let three = session.claim(b"b".to_vec(), &clock, grace);
+        let three = session.claim(b"b", &clock, grace);
         three.settle();
         assert_eq!(session.orphans(keys(), clock.now()), [b"a", b"b"]);
     }
