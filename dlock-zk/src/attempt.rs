@@ -5,8 +5,8 @@ use crate::node::{Node, folder};
 use crate::place::{Place, State};
 use crate::queue::{Content, Queue, token};
 use crate::session::Session;
-use dlock_core::{Effect, Error, ErrorKind, FencingToken, Moment, Request, Result};
-use futures_util::future::join;
+use dlock_core::{Effect, Error, ErrorKind, FencingToken, Mode, Moment, Request, Result};
+use futures_util::future::{OptionFuture, join};
 use std::sync::Arc;
 use zookeeper_client::{CreateMode, Error as Zk, Stat};
 
@@ -14,9 +14,12 @@ use zookeeper_client::{CreateMode, Error as Zk, Stat};
 #[derive(Debug)]
 pub(crate) struct InQueue {
     pub(crate) place: Arc<Place>,
+    pub(crate) sequence: i64,
     pub(crate) name: String,
     pub(crate) token: FencingToken,
     pub(crate) queue: Queue,
+    /// Of the queue only this node and the one directly before it are known.
+    pub(crate) in_part: bool,
 }
 
 impl InQueue {
@@ -29,15 +32,16 @@ impl InQueue {
 const FOLDERS: usize = 5;
 
 impl Session {
-    /// Puts a node for the request into the queue, or finds the one of an earlier try; with the queue as it was after.
+    /// Puts a node for the request into the queue, or finds the one of an earlier try; with the queue as it was after, or, if it
+    /// `waits` for its turn, perhaps with a part of that.
     ///
     /// After an error the place is kept: its effect is `Unknown` wherever there may be a node.
-    pub(crate) async fn join_queue(&self, request: &Request, give_up: Moment) -> Result<InQueue> {
+    pub(crate) async fn join_queue(&self, request: &Request, waits: bool, give_up: Moment) -> Result<InQueue> {
         let id = request.holder();
         let place = self.places.find(&id).unwrap_or_else(|| {
             self.places.begin(id.clone(), request.mode(), folder(&self.settings.root, request.key()))
         });
-        let joined = self.join_at(&place, request, give_up).await;
+        let joined = self.join_at(&place, request, waits, give_up).await;
         joined.map_err(|error| self.not_done(&place, error))
     }
 
@@ -51,25 +55,38 @@ impl Session {
         error.with_effect(Effect::Unknown)
     }
 
-    async fn join_at(&self, place: &Arc<Place>, request: &Request, give_up: Moment) -> Result<InQueue> {
+    async fn join_at(&self, place: &Arc<Place>, request: &Request, waits: bool, give_up: Moment) -> Result<InQueue> {
         if place.state() == State::Doubt {
             // A create that could still come would have come before the list (rule R3).
-            let mut found = self.search(place, give_up).await?.into_iter();
-            place.set(found.next().map_or(State::New, |(name, stat)| State::At { name, token: token(&stat) }));
+            let found = self.search(place, give_up).await?;
+            let at = found.first().and_then(|(name, stat)| Some((Node::read(name)?.sequence, token(stat))));
+            place.set(at.map_or(State::New, |(sequence, token)| State::At { sequence, token }));
         }
         match place.state() {
-            State::At { name, token } => {
+            State::At { sequence, token } => {
+                let name = place.name(sequence);
                 let queue = self.list(&place.folder, give_up).await?.unwrap_or_else(|| Queue::new(&[]));
-                Ok(InQueue { place: place.clone(), name, token, queue })
+                Ok(InQueue { place: place.clone(), sequence, name, token, queue, in_part: false })
             }
             State::New | State::Doubt => {
                 for _ in 0..FOLDERS {
-                    match self.create(place, request, give_up).await {
+                    let last = self.places.last_in(&place.folder).filter(|_| waits && place.mode == Mode::Exclusive);
+                    match self.create(place, request, last.is_none(), give_up).await {
                         Err(Zk::NoNode) => self.make_folder(&place.folder, give_up).await.map_err(from_zk)?,
                         Err(error) => return Err(from_zk(error)),
-                        Ok((name, stat, listed)) => {
-                            let queue = listed?.unwrap_or_else(|| Queue::new(&[]));
-                            return Ok(InQueue { place: place.clone(), name, token: token(&stat), queue });
+                        Ok((sequence, stat, listed)) => {
+                            let name = place.name(sequence);
+                            let before = self.places.last_in(&place.folder).filter(|_| listed.is_none());
+                            let pair = before.and_then(|before| Queue::neighbours(&before, &name));
+                            let in_part = pair.is_some();
+                            let queue = match (pair, listed) {
+                                (Some(pair), _) => Some(pair),
+                                (None, Some(listed)) => listed?,
+                                (None, None) => self.list(&place.folder, give_up).await?,
+                            };
+                            let queue = queue.unwrap_or_else(|| Queue::new(&[]));
+                            let (place, token) = (place.clone(), token(&stat));
+                            return Ok(InQueue { place, sequence, name, token, queue, in_part });
                         }
                     }
                 }
@@ -79,26 +96,28 @@ impl Session {
         }
     }
 
-    /// Creates the node, and lists the queue after it in the same trip: requests of one session are done in order.
+    /// Creates the node, and if wanted lists the queue after it in the same trip: requests of one session are done in order.
     async fn create(
         &self,
         place: &Place,
         request: &Request,
+        lists: bool,
         give_up: Moment,
-    ) -> Result<(String, Stat, Result<Option<Queue>>), Zk> {
+    ) -> Result<(i64, Stat, Option<Result<Option<Queue>>>), Zk> {
         let client = self.client()?;
         let prefix = Node::prefix(&place.id, place.mode);
         let (path, content) = (place.path(&prefix), Content::write(request.label(), place.mode));
         let options = self.settings.options(CreateMode::EphemeralSequential);
         place.set(State::Doubt);
-        let (create, list) = (client.create(&path, &content, &options), client.get_children(&place.folder));
+        let create = client.create(&path, &content, &options);
+        let list = OptionFuture::from(lists.then(|| client.get_children(&place.folder)));
         let answers = self.ask(give_up, async { Ok(join(create, list).await) });
         let (created, listed) = answers.await?;
         match created {
             Ok((stat, sequence)) => {
-                let name = format!("{prefix}{sequence}");
-                place.set(State::At { name: name.clone(), token: token(&stat) });
-                Ok((name, stat, crate::session::read_folder(listed)))
+                let sequence = sequence.into_i64();
+                place.set(State::At { sequence, token: token(&stat) });
+                Ok((sequence, stat, listed.map(crate::session::read_folder)))
             }
             Err(error) => {
                 if classify(&error).1 == Effect::NotApplied {

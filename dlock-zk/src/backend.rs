@@ -134,13 +134,13 @@ impl LockBackend for ZkBackend {
                 }
             }
         }
-        let mut at = session.join_queue(request, give_up).await?;
+        let mut at = session.join_queue(request, false, give_up).await?;
         for look in 0.. {
             let Some(index) = at.queue.position(&at.name) else {
                 // Somebody removed it.
                 session.places.forget(&at.place.id);
                 request.start_anew();
-                at = session.join_queue(request, give_up).await?;
+                at = session.join_queue(request, false, give_up).await?;
                 continue;
             };
             match at.queue.standing(index) {

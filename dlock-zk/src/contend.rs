@@ -12,6 +12,7 @@ use dlock_core::{
     Attempt, Deadline, Effect, Error, ErrorKind, LockBackend, LockInfo, LockKey, Mode, Moment, Request, Result,
     Standing,
 };
+use futures_util::future::{OptionFuture, join};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +23,10 @@ const SHOWN: usize = 32;
 
 /// Who waits longer reads what the holders wrote of themselves; a queue that moves on sooner is not asked for it.
 const QUICK: Duration = Duration::from_millis(50);
+
+/// Whose turn is told within its session watches and reads nothing for so long. Should its neighbour's node have been removed by
+/// somebody, it is known to the neighbour's own waiter, or then.
+const TOLD_SOON: Duration = Duration::from_millis(500);
 
 impl ZkBackend {
     /// A lease of a node that holds; `None` if its session has ended, or is about to.
@@ -34,7 +39,6 @@ impl ZkBackend {
         let vigil = Vigil {
             session: Arc::downgrade(session),
             place: Arc::downgrade(&at.place),
-            path: at.path(),
             deadline: deadline.clone(),
             // Who waits for a permit watches the one before it, which goes on holding: it must be told.
             touch: (matches!(request.mode(), Mode::Permit { .. }) && !is_last)
@@ -44,7 +48,7 @@ impl ZkBackend {
         Some(Attempt::Acquired(Arc::new(ZkLease {
             session: session.clone(),
             place: at.place.clone(),
-            path: at.path(),
+            sequence: at.sequence,
             token: at.token,
             deadline,
             state: Mutex::new(Releasing::Held),
@@ -82,7 +86,7 @@ impl ZkBackend {
         info: &mut Option<LockInfo>,
     ) -> Result<Waited> {
         let soon = || self.give_up(request.op_timeout());
-        let mut at = match session.join_queue(request, soon()).await {
+        let mut at = match session.join_queue(request, true, soon()).await {
             Err(_) if !session.is_alive() => return Ok(Waited::LostItsPlace),
             joined => joined?,
         };
@@ -108,7 +112,14 @@ impl ZkBackend {
                 }
             }
             if request.cancel().is_fired() {
-                session.discard(&at.place, soon()).await?;
+                let looks = OptionFuture::from(info.is_none().then_some(async {
+                    // Nobody has looked yet who holds it.
+                    let queue = session.list(&at.place.folder, soon()).await.ok()??;
+                    self.held(session, request.key(), &queue, Some(&at.name), soon()).await.ok()
+                }));
+                let (left, seen) = join(session.discard(&at.place, soon()), looks).await;
+                left?;
+                *info = info.take().or(seen.flatten());
                 return Ok(Waited::Cancelled);
             }
             if !session.is_alive() {
@@ -117,7 +128,7 @@ impl ZkBackend {
             match session.list(&at.place.folder, soon()).await {
                 Err(_) if !session.is_alive() => return Ok(Waited::LostItsPlace),
                 Err(error) => return Err(session.not_done(&at.place, error)),
-                Ok(queue) => at.queue = queue.unwrap_or_else(|| Queue::new(&[])),
+                Ok(queue) => (at.queue, at.in_part) = (queue.unwrap_or_else(|| Queue::new(&[])), false),
             }
         }
     }
@@ -141,8 +152,13 @@ impl ZkBackend {
         info: &mut Option<LockInfo>,
     ) -> Result<bool> {
         // Told before anything else is asked, of which the answer may be lost.
-        let seen_so_far = || at.queue.info(request.key(), &Contents::new(), Some(&at.name));
-        request.is_waiting(Some(info.get_or_insert_with(seen_so_far).clone()));
+        if info.is_none() && !at.in_part {
+            *info = Some(at.queue.info(request.key(), &Contents::new(), Some(&at.name)));
+        }
+        request.is_waiting(info.clone());
+        if at.place.mode == Mode::Exclusive {
+            session.places.waits(&at.place);
+        }
         let (clock, soon) = (self.clock(), || self.give_up(request.op_timeout()));
         let quick = clock.now() + QUICK;
         let stops = async || {
@@ -153,7 +169,7 @@ impl ZkBackend {
         };
         let mut turn = session.turn(at, behind);
         if turn.is_told() {
-            let turn = clock.timeout_at(quick, async {
+            let turn = clock.timeout_at(clock.now() + TOLD_SOON, async {
                 tokio::select! {
                     biased;
                     () = stops() => false,
@@ -164,6 +180,10 @@ impl ZkBackend {
                 Some(has_come) if !request.cancel().is_fired() => return Ok(has_come),
                 _ => {}
             }
+        }
+        if at.in_part {
+            // It waits for longer, or nobody tells it: the whole queue is wanted.
+            return Ok(false);
         }
         let Some(watch) = session.watch_queue(at, behind, seen, soon()).await? else {
             return Ok(turn.has_come().await);

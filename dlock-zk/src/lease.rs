@@ -18,7 +18,8 @@ use zookeeper_client::Error as Zk;
 pub(crate) struct ZkLease {
     pub(crate) session: Arc<Session>,
     pub(crate) place: Arc<Place>,
-    pub(crate) path: String,
+    /// Its node's number.
+    pub(crate) sequence: i64,
     pub(crate) token: FencingToken,
     pub(crate) deadline: Deadline,
     pub(crate) state: Mutex<Releasing>,
@@ -79,7 +80,8 @@ impl Lease for ZkLease {
         let Ok(client) = self.session.client() else { return Err(self.deadline.error()) };
         // The node's presence and the session's life, in one trip.
         let sent = self.session.clock.now();
-        let (sync, look) = (client.sync(&self.path), client.check_stat(&self.path));
+        let path = self.place.path(&self.place.name(self.sequence));
+        let (sync, look) = (client.sync(&path), client.check_stat(&path));
         let answers = self.session.ask(give_up, async {
             let (synced, there) = join(sync, look).await;
             synced?;
@@ -107,7 +109,7 @@ impl Lease for ZkLease {
         }
         self.place.leave();
         *locked(&self.state) = Releasing::Unknown;
-        match self.session.delete_held(&self.place, &self.path, give_up).await {
+        match self.session.delete_held(&self.place, &self.place.name(self.sequence), give_up).await {
             Ok(()) => Ok(self.ends(Release::Released)),
             // Rule R4: an earlier try may have removed it.
             Err(Zk::NoNode) if before == Releasing::Unknown && self.is_in_time() => Ok(self.ends(Release::Released)),

@@ -44,6 +44,12 @@ impl Node {
         Some(Self { name: name.to_owned(), sequence, mode, id: HolderId::from_store(name) })
     }
 
+    /// The name of one of ours.
+    pub(crate) fn name(id: &HolderId, mode: Mode, sequence: i64) -> String {
+        let digits = if i32::try_from(sequence).is_ok() { 10 } else { 19 };
+        format!("{}{sequence:0digits$}", Self::prefix(id, mode))
+    }
+
     /// Our name up to the sequence number.
     pub(crate) fn prefix(id: &HolderId, mode: Mode) -> String {
         let mode = match mode {
@@ -112,6 +118,7 @@ mod tests {
             assert!(prefix.ends_with(shape), "{prefix}");
             for (digits, sequence) in [("0000000012", 12), ("-000000012", -12), ("-2147483648", -2_147_483_648)] {
                 let name = format!("{prefix}{digits}");
+                assert_eq!(Node::name(&id, mode, sequence), name);
                 assert_eq!(Node::read(&name), Some(Node { name: name.clone(), sequence, mode, id: id.clone() }));
             }
         }

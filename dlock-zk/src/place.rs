@@ -1,5 +1,6 @@
 //! [`Place`]: one acquisition's node.
 
+use crate::node::Node;
 use crate::turn::Next;
 use dlock_core::{FencingToken, HolderId, Mode, Moment};
 use std::collections::HashMap;
@@ -23,9 +24,9 @@ pub(crate) enum State {
     /// A create was sent, and its reply was lost: it may have been carried out.
     Doubt,
     /// The node is there, as far as we know.
-    At { name: String, token: FencingToken },
+    At { sequence: i64, token: FencingToken },
     /// Nobody wants it any more, and the node may still be there.
-    Leaving { name: Option<String> },
+    Leaving { sequence: Option<i64> },
 }
 
 impl Place {
@@ -40,14 +41,14 @@ impl Place {
     /// From now on nobody wants it. Answers its node's name, if that is known, and whether there may be a node.
     pub(crate) fn leave(&self) -> (Option<String>, bool) {
         let mut state = locked(&self.state);
-        let (name, sent) = match &*state {
+        let (sequence, sent) = match *state {
             State::New => (None, false),
             State::Doubt => (None, true),
-            State::At { name, .. } => (Some(name.clone()), true),
-            State::Leaving { name } => (name.clone(), true),
+            State::At { sequence, .. } => (Some(sequence), true),
+            State::Leaving { sequence } => (sequence, true),
         };
-        *state = State::Leaving { name: name.clone() };
-        (name, sent)
+        *state = State::Leaving { sequence };
+        (sequence.map(|sequence| self.name(sequence)), sent)
     }
 
     pub(crate) fn is_left(&self) -> bool {
@@ -63,6 +64,11 @@ impl Place {
         locked(&self.next).take()
     }
 
+    /// The name of its node with that number.
+    pub(crate) fn name(&self, sequence: i64) -> String {
+        Node::name(&self.id, self.mode, sequence)
+    }
+
     pub(crate) fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.folder)
     }
@@ -70,61 +76,79 @@ impl Place {
 
 /// The places of a session. What is in the store and not here is an orphan (rule R5).
 #[derive(Debug, Default)]
-pub(crate) struct Places(Mutex<HashMap<HolderId, Entry>>);
-
-#[derive(Debug)]
-struct Entry {
-    place: Weak<Place>,
-    /// An acquisition whose call has ended with an error is repeated or withdrawn until then.
-    kept: Option<(Arc<Place>, Moment)>,
+pub(crate) struct Places {
+    all: Mutex<HashMap<HolderId, Weak<Place>>>,
+    /// Those of acquisitions whose call has ended with an error: they are repeated or withdrawn until then.
+    kept: Mutex<HashMap<HolderId, (Arc<Place>, Moment)>>,
+    /// The last exclusive one that waited in each folder.
+    last: Mutex<HashMap<String, Weak<Place>>>,
 }
 
 impl Places {
     /// The place of an acquisition that was begun before.
     pub(crate) fn find(&self, id: &HolderId) -> Option<Arc<Place>> {
-        locked(&self.0).get(id)?.place.upgrade()
+        locked(&self.all).get(id)?.upgrade()
     }
 
     pub(crate) fn begin(&self, id: HolderId, mode: Mode, folder: String) -> Arc<Place> {
         let place =
             Arc::new(Place { id: id.clone(), mode, folder, state: Mutex::new(State::New), next: Mutex::default() });
-        locked(&self.0).insert(id, Entry { place: Arc::downgrade(&place), kept: None });
+        locked(&self.all).insert(id, Arc::downgrade(&place));
         place
+    }
+
+    /// The node of the last exclusive place that waited in a folder, while somebody wants it.
+    pub(crate) fn last_in(&self, folder: &str) -> Option<String> {
+        let last = locked(&self.last).get(folder)?.upgrade()?;
+        match last.state() {
+            State::At { sequence, .. } => Some(last.name(sequence)),
+            State::New | State::Doubt | State::Leaving { .. } => None,
+        }
+    }
+
+    /// An exclusive place waits.
+    pub(crate) fn waits(&self, place: &Arc<Place>) {
+        let number = |place: &Place| match place.state() {
+            State::At { sequence, .. } => Some(sequence),
+            State::New | State::Doubt | State::Leaving { .. } => None,
+        };
+        let mut last = locked(&self.last);
+        let other = last.get(&place.folder).and_then(Weak::upgrade).and_then(|other| number(&other));
+        // A wrap of the numbers costs a list.
+        if number(place) > other {
+            last.insert(place.folder.clone(), Arc::downgrade(place));
+        }
     }
 
     /// Remembers a place beyond the end of its call.
     pub(crate) fn keep(&self, place: Arc<Place>, until: Moment) {
-        if let Some(entry) = locked(&self.0).get_mut(&place.id) {
-            entry.kept = Some((place, until));
+        if locked(&self.all).contains_key(&place.id) {
+            locked(&self.kept).insert(place.id.clone(), (place, until));
         }
     }
 
     pub(crate) fn forget(&self, id: &HolderId) {
-        locked(&self.0).remove(id);
+        locked(&self.all).remove(id);
+        locked(&self.kept).remove(id);
     }
 
     /// Forgets those that nobody has any more, and tells whether somebody still wants the node of `id`.
     pub(crate) fn wants(&self, id: &HolderId, now: Moment) -> bool {
-        let mut places = locked(&self.0);
-        let Some(entry) = places.get_mut(id) else { return false };
-        if entry.kept.as_ref().is_some_and(|(_, until)| *until <= now) {
-            entry.kept = None;
-        }
-        let wanted = entry.place.upgrade().is_some_and(|place| !place.is_left());
-        if !wanted && entry.place.strong_count() == 0 {
-            places.remove(id);
+        locked(&self.kept).retain(|kept, (_, until)| kept != id || *until > now);
+        let mut all = locked(&self.all);
+        let Some(place) = all.get(id) else { return false };
+        let wanted = place.upgrade().is_some_and(|place| !place.is_left());
+        if !wanted && place.strong_count() == 0 {
+            all.remove(id);
         }
         wanted
     }
 
     /// Forgets all that nobody has any more.
     pub(crate) fn tidy(&self, now: Moment) {
-        locked(&self.0).retain(|_, entry| {
-            if entry.kept.as_ref().is_some_and(|(_, until)| *until <= now) {
-                entry.kept = None;
-            }
-            entry.place.strong_count() > 0
-        });
+        locked(&self.kept).retain(|_, (_, until)| *until > now);
+        locked(&self.all).retain(|_, place| place.strong_count() > 0);
+        locked(&self.last).retain(|_, place| place.strong_count() > 0);
     }
 }
 

@@ -47,6 +47,13 @@ impl Queue {
         Self { nodes, modes }
     }
 
+    /// Two nodes of which the second came directly after the first: a folder counts what is put into it. `None` if something came
+    /// between them.
+    pub(crate) fn neighbours(first: &str, second: &str) -> Option<Self> {
+        let follows = Node::read(first)?.sequence + 1 == Node::read(second)?.sequence;
+        follows.then(|| Self::new(&[first.to_owned(), second.to_owned()]))
+    }
+
     pub(crate) fn nodes(&self) -> &[Node] {
         &self.nodes
     }

@@ -87,7 +87,8 @@ impl Session {
         if (at.place.mode, before.mode) != (Mode::Exclusive, Mode::Exclusive) {
             return Turn::NONE;
         }
-        let is_it = |place: &Arc<Place>| matches!(place.state(), State::At { name, .. } if name == before.name);
+        let is_it =
+            |place: &Arc<Place>| matches!(place.state(), State::At { sequence, .. } if sequence == before.sequence);
         let place = self.places.find(&before.id).filter(|place| place.folder == at.place.folder).filter(is_it);
         place.map_or(Turn::NONE, |place| place.precedes(at.path()))
     }
@@ -96,11 +97,11 @@ impl Session {
     /// this session.
     ///
     /// Dropped, or without an answer, it may be carried out all the same; who is next then looks at the queue.
-    pub(crate) async fn delete_held(&self, place: &Place, path: &str, give_up: Moment) -> Result<(), Zk> {
-        let client = self.client()?;
+    pub(crate) async fn delete_held(&self, place: &Place, name: &str, give_up: Moment) -> Result<(), Zk> {
+        let (client, path) = (self.client()?, place.path(name));
         if let Some(next) = place.take_next().filter(|next| !next.news.is_closed()) {
             let mut writer = client.new_multi_writer();
-            writer.add_delete(path, None)?;
+            writer.add_delete(&path, None)?;
             writer.add_check_version(&next.path, -1)?;
             next.news.send_replace(News::Coming);
             let done = writer.commit().map(|done| match done {
@@ -115,6 +116,6 @@ impl Session {
                 return Ok(());
             }
         }
-        self.ask(give_up, client.delete(path, None)).await
+        self.ask(give_up, client.delete(&path, None)).await
     }
 }
