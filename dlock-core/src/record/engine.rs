@@ -136,7 +136,7 @@ impl<S: RecordStore> Engine<S> {
             Order::InTurn => Some(self.clock.timeout_at(plan.give_up, self.turns.turn(key)).await.ok_or_else(crowded)?),
             Order::Now | Order::Next => None,
         };
-        let (mut known, mut reads) = (None, plan.read_first);
+        let (mut known, mut reads, mut contended) = (None, plan.read_first, false);
         let mut pauses = std::iter::repeat_n(Duration::ZERO, AT_ONCE).chain(backoff());
         loop {
             let desk = self.desk(key, plan).await;
@@ -165,8 +165,8 @@ impl<S: RecordStore> Engine<S> {
             // Those of this client hear of it without a trip.
             let (own, others): (Vec<_>, Vec<_>) = granted.into_iter().partition(|id| self.wakes.knows(key, id));
             let mut in_doubt = InDoubt { wakes: &self.wakes, key, waiters: own };
-            let change =
-                Change { expected: now.version.as_ref(), next: &next, granted: &others, give_up: plan.give_up };
+            let (expected, give_up) = (now.version.as_ref(), plan.give_up);
+            let change = Change { expected, next: &next, granted: &others, contended, give_up };
             let refused = match self.store.swap(key, change).await {
                 Ok(Swap::Done { version, reading }) => {
                     locked(&self.judge).wrote(reading.as_ref());
@@ -196,6 +196,7 @@ impl<S: RecordStore> Engine<S> {
                 }
             };
             locked(&self.known).pop(key);
+            contended = true;
             if let Some(present) = refused {
                 self.observe(present.reading.as_ref());
                 known = Some(Known::of(present));
