@@ -189,7 +189,7 @@ async fn a_client_that_was_stopped_before_writing_gives_no_token_twice() {
         expires: now.at + Duration::from_secs(10),
     });
     assert!(now.unix_micros < holder.0);
-    let change = Change { expected: None, next: &stale, granted: &[], contended: false, give_up: memory.clock().now() };
+    let change = Change { expected: None, next: &stale, granted: &[], give_up: memory.clock().now() };
     assert!(matches!(store.swap(&key, change).await.unwrap(), Swap::Conflict(Some(_))));
     assert!(grab(&memory, &request()).await.token() > holder);
 }

@@ -47,12 +47,11 @@ struct Sql {
     read: String,
     /// Makes a row, or shows the one that is there.
     make: String,
-    /// Nothing but the change: one that also asks what is there takes the server up to a half longer.
+    /// Nothing but the change: a conflict costs a read more, but a change that also asks what is there takes the server up to
+    /// a half longer.
     swap: String,
     /// The same, and tells waiters.
     tell: String,
-    /// The same, and shows the row after a conflict.
-    contend: String,
     scan: String,
     unused: String,
     purge: String,
@@ -70,10 +69,8 @@ impl Sql {
         let expires = "timestamptz 'epoch' + $5 * interval '1 microsecond'";
         let swap = format!(
             "UPDATE {table} SET version = $2, record = $3, holders = $4, expires = {expires}, last_token = $6, \
-             changed = clock_timestamp() WHERE key = $1 AND version = $7 RETURNING {MICROS} AS micros, true AS done"
+             changed = clock_timestamp() WHERE key = $1 AND version = $7 RETURNING {MICROS} AS micros"
         );
-        let told =
-            format!("told AS (SELECT pg_notify('{CHANNEL}', id || ' ' || $1) FROM changed, unnest($8::text[]) id)");
         Self {
             create: postgres_schema(table),
             read: format!(
@@ -86,14 +83,8 @@ impl Sql {
                  FROM (VALUES (1)) one LEFT JOIN {table} l ON l.key = $1"
             ),
             tell: format!(
-                "WITH changed AS ({swap}), {told} SELECT micros, done, (SELECT count(*) FROM told) FROM changed"
-            ),
-            // The row is locked first: what is there is then answered as it is after all others that wrote before. A plain
-            // read would answer it as it was when the statement began to wait for them.
-            contend: format!(
-                "WITH present AS MATERIALIZED (SELECT version, record FROM {table} WHERE key = $1 FOR NO KEY UPDATE), \
-                 changed AS ({swap}), {told} SELECT {MICROS}, EXISTS (SELECT FROM changed), \
-                 l.version, l.record, (SELECT count(*) FROM told) FROM (VALUES (1)) one LEFT JOIN present l ON true"
+                "WITH changed AS ({swap}), told AS (SELECT pg_notify('{CHANNEL}', id || ' ' || $1) \
+                 FROM changed, unnest($8::text[]) id) SELECT micros, (SELECT count(*) FROM told) FROM changed"
             ),
             swap,
             scan: format!("SELECT {MICROS}, key, version, record FROM {table} WHERE starts_with(key, $1)"),
@@ -373,26 +364,28 @@ impl RecordStore for PostgresStore {
             None => &sql.make,
             Some(expected) => {
                 args.push(Arg::Int(Some(*expected)));
-                if granted.is_empty() && !change.contended {
+                if granted.is_empty() {
                     &sql.swap
                 } else {
                     args.push(Arg::Texts(&granted));
-                    if change.contended { &sql.contend } else { &sql.tell }
+                    &sql.tell
                 }
             }
         };
         let answer = self.0.clock.timeout_at(change.give_up, self.rows(statement, &args)).await;
         let rows = answer.ok_or_else(no_answer)??;
         let Some(row) = rows.first() else { return Ok(Swap::Conflict(None)) };
-        let (micros, done): (i64, bool) = self.read_as(row)?;
+        let (micros,): (i64,) = self.read_as(row)?;
         let reading = self.reading(micros, sent);
-        if done {
-            return Ok(Swap::Done { version: Some(version), reading: Some(reading) });
+        if change.expected.is_none() {
+            let (_, made, present, record): (i64, bool, Option<i64>, Option<String>) = self.read_as(row)?;
+            if !made {
+                // With no row to be seen it was made by another just now.
+                let present = present.zip(record).map(|present| snapshot(Some(present), reading));
+                return Ok(Swap::Conflict(present.transpose()?));
+            }
         }
-        let (_, _, present, record): (i64, bool, Option<i64>, Option<String>) = self.read_as(row)?;
-        // With no row to be seen it was made, or removed, by another just now.
-        let present = present.zip(record).map(|present| snapshot(Some(present), reading));
-        Ok(Swap::Conflict(present.transpose()?))
+        Ok(Swap::Done { version: Some(version), reading: Some(reading) })
     }
 
     fn wakes(&self) -> Wakes {

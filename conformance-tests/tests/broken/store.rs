@@ -93,7 +93,8 @@ impl RecordStore for Store {
         if self.flaw == Some(Flaw::OverwritesGarbage) {
             self.read(key, change.give_up).await?;
         }
-        self.inner.swap(key, Change { next: &next, ..change }).await
+        let give_up = change.give_up;
+        self.inner.swap(key, Change { expected: change.expected, next: &next, granted: change.granted, give_up }).await
     }
 
     fn wakes(&self) -> Wakes {

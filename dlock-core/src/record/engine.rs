@@ -31,9 +31,9 @@ pub(super) struct Engine<S: RecordStore> {
 /// How many keys' last versions are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// How many conflicts are answered at once. A client whose tasks hand a lock to each other writes all the time: who paused
+/// For how long conflicts are answered at once. A client whose tasks hand a lock to each other writes all the time: who paused
 /// between any two tries would hardly ever come in between.
-const AT_ONCE: usize = 8;
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// The longest pause after a conflict: one swap of each client in a crowd fits in.
 const LONGEST_YIELD: Duration = Duration::from_millis(100);
@@ -136,8 +136,8 @@ impl<S: RecordStore> Engine<S> {
             Order::InTurn => Some(self.clock.timeout_at(plan.give_up, self.turns.turn(key)).await.ok_or_else(crowded)?),
             Order::Now | Order::Next => None,
         };
-        let (mut known, mut reads, mut contended) = (None, plan.read_first, false);
-        let mut pauses = std::iter::repeat_n(Duration::ZERO, AT_ONCE).chain(backoff());
+        let (mut known, mut reads) = (None, plan.read_first);
+        let (mut pauses, at_once) = (backoff(), self.clock.now() + AT_ONCE);
         loop {
             let desk = self.desk(key, plan).await;
             let asked = self.clock.now();
@@ -165,8 +165,8 @@ impl<S: RecordStore> Engine<S> {
             // Those of this client hear of it without a trip.
             let (own, others): (Vec<_>, Vec<_>) = granted.into_iter().partition(|id| self.wakes.knows(key, id));
             let mut in_doubt = InDoubt { wakes: &self.wakes, key, waiters: own };
-            let (expected, give_up) = (now.version.as_ref(), plan.give_up);
-            let change = Change { expected, next: &next, granted: &others, contended, give_up };
+            let change =
+                Change { expected: now.version.as_ref(), next: &next, granted: &others, give_up: plan.give_up };
             let refused = match self.store.swap(key, change).await {
                 Ok(Swap::Done { version, reading }) => {
                     locked(&self.judge).wrote(reading.as_ref());
@@ -196,16 +196,14 @@ impl<S: RecordStore> Engine<S> {
                 }
             };
             locked(&self.known).pop(key);
-            contended = true;
             if let Some(present) = refused {
                 self.observe(present.reading.as_ref());
                 known = Some(Known::of(present));
             }
             if plan.order == Order::InTurn && now.fresh {
                 drop(desk);
-                let pause = pauses.next().unwrap_or_default().min(LONGEST_YIELD);
-                if pause > Duration::ZERO {
-                    self.clock.sleep(pause).await;
+                if self.clock.now() >= at_once {
+                    self.clock.sleep(pauses.next().unwrap_or_default().min(LONGEST_YIELD)).await;
                     // What the conflict brought along is old now.
                     known = None;
                 }

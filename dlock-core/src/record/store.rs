@@ -129,8 +129,6 @@ pub struct Change<'a, V> {
     pub next: &'a Record,
     /// Waiters of other clients that became holders by this change: a store that can push wakes them, and nobody else.
     pub granted: &'a [HolderId],
-    /// An earlier try met a conflict: what a conflict brings along now is worth more to a store than what it costs.
-    pub contended: bool,
     /// The store answers by then, whatever its connection does.
     pub give_up: Moment,
 }
