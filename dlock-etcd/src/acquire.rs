@@ -122,6 +122,10 @@ impl Shared {
                 }
                 // The session ended, or the entry was removed: it queues again under another id (rule R6).
                 Ok(_) | Err(Stopped::Gone) => {
+                    if !session.has_ended(clock.now()) {
+                        // Should it be there all the same, nobody would wait for it.
+                        self.store.remove(&claim.key, created, give_up).await.map_err(in_doubt)?;
+                    }
                     claim.settle();
                     request.start_anew();
                     clock.sleep(pauses.next().unwrap_or_default()).await;

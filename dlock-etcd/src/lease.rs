@@ -2,6 +2,7 @@
 
 use crate::backend::Shared;
 use crate::error::no_answer;
+use crate::line::Heard;
 use crate::locked;
 use crate::names::Span;
 use crate::queue::token;
@@ -88,7 +89,7 @@ impl Grip {
 }
 
 impl Watcher for Grip {
-    fn is(&self, _revision: i64, kvs: &[KeyValue]) {
+    fn is(&self, _heard: Heard, _revision: i64, kvs: &[KeyValue]) {
         if !kvs.iter().any(|kv| kv.create_revision() == self.created) {
             self.is_deleted();
         }

@@ -42,9 +42,19 @@ pub(crate) struct Line {
 struct State {
     /// The lock as it was last heard of.
     queue: Queue,
+    heard: Heard,
     waiting: HashMap<Vec<u8>, Waiting>,
     /// Whether somebody came lately.
     used: bool,
+}
+
+/// What a request to the server that is sent now can't be answered with less than, unless the server has lost data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// The latest revision.
+    revision: i64,
+    /// How often the server was seen to have lost data.
+    losses: u64,
 }
 
 /// One who waits.
@@ -76,6 +86,8 @@ pub(crate) struct Place {
     pub(crate) line: Arc<Line>,
     key: Vec<u8>,
     news: watch::Receiver<News>,
+    /// What was heard before its entry was put.
+    heard: Heard,
 }
 
 impl Lines {
@@ -93,7 +105,12 @@ impl Lines {
                     let line = Arc::new(Line {
                         key: key.clone(),
                         folder: folder.to_owned(),
-                        state: Mutex::new(State { queue: queue.clone(), waiting: HashMap::new(), used: true }),
+                        state: Mutex::new(State {
+                            heard: Heard { revision: queue.revision, losses: 0 },
+                            queue: queue.clone(),
+                            waiting: HashMap::new(),
+                            used: true,
+                        }),
                         watch: OnceLock::new(),
                         open: self.open.clone(),
                     });
@@ -108,7 +125,9 @@ impl Lines {
         };
         let since = queue.revision;
         locked(&line.state).learn(queue);
-        let place = line.expect(entry);
+        // It was put before this place was made: what is heard meanwhile may be later.
+        let mut place = line.expect(entry);
+        place.heard = Heard::default();
         place.is_there(since);
         place
     }
@@ -147,11 +166,10 @@ impl Line {
 
     /// Asks the server how the lock is.
     pub(crate) async fn look(&self, store: &Store, give_up: Moment) {
+        let heard = self.heard();
         let read = store.read(&Span::prefixed(&self.folder), GetOptions::new(), give_up).await;
         if let Ok((revision, kvs)) = read {
-            let mut state = locked(&self.state);
-            state.learn(Queue::read(&self.folder, revision, &kvs));
-            state.look_round();
+            locked(&self.state).is(heard, Queue::read(&self.folder, revision, &kvs));
         }
     }
 
@@ -161,8 +179,9 @@ impl Line {
         let mut state = locked(&self.state);
         state.used = true;
         state.waiting.insert(entry.to_vec(), Waiting { told, since: NOT_YET });
+        let heard = state.heard;
         drop(state);
-        Place { line: self, key: entry.to_vec(), news }
+        Place { line: self, key: entry.to_vec(), news, heard }
     }
 
     /// Whether somebody waits, or came since this was last asked.
@@ -201,8 +220,29 @@ impl State {
 
     /// Takes an answer for true, unless it is older than what was heard since.
     fn learn(&mut self, queue: Queue) {
-        if queue.revision > self.queue.revision {
+        if queue.revision >= self.queue.revision {
+            self.heard.revision = self.heard.revision.max(queue.revision);
             self.queue = queue;
+        }
+    }
+
+    /// What the server answers to a question that was sent when `heard` was known.
+    fn is(&mut self, heard: Heard, queue: Queue) {
+        self.shows(heard, queue.revision);
+        self.learn(queue);
+        self.look_round();
+    }
+
+    /// The server has answered with a revision to what was sent when `heard` was known: if it is an earlier one, it has lost data,
+    /// and what was heard of after that is there no more.
+    fn shows(&mut self, heard: Heard, revision: i64) {
+        if revision >= heard.revision || heard.losses != self.heard.losses {
+            return;
+        }
+        self.heard = Heard { revision, losses: heard.losses + 1 };
+        self.queue.revision = revision;
+        for waiting in self.waiting.values_mut().filter(|waiting| waiting.since != NOT_YET) {
+            waiting.since = waiting.since.min(revision);
         }
     }
 
@@ -213,6 +253,7 @@ impl State {
         };
         let gone: Vec<_> = self.waiting.iter().filter(is_gone).map(|(key, _)| key.clone()).collect();
         gone.iter().for_each(|key| self.is_gone(key));
+        (0..self.queue.entries.len()).for_each(|place| self.has_come(place));
         self.judge();
     }
 
@@ -230,15 +271,12 @@ impl State {
 }
 
 impl Watcher for Line {
-    fn is(&self, revision: i64, kvs: &[KeyValue]) {
-        let mut state = locked(&self.state);
-        if revision < state.queue.revision {
-            // The server has lost its data, and nothing is still to be heard of.
-            let known = state.waiting.values_mut().filter(|waiting| waiting.since != NOT_YET);
-            known.for_each(|waiting| waiting.since = revision);
-        }
-        state.queue = Queue::read(&self.folder, revision, kvs);
-        state.look_round();
+    fn heard(&self) -> Heard {
+        locked(&self.state).heard
+    }
+
+    fn is(&self, heard: Heard, revision: i64, kvs: &[KeyValue]) {
+        locked(&self.state).is(heard, Queue::read(&self.folder, revision, kvs));
     }
 
     fn changed(&self, events: &[Event]) {
@@ -246,6 +284,7 @@ impl Watcher for Line {
         let known = state.queue.revision;
         for event in events {
             let Some(kv) = event.kv().filter(|kv| kv.mod_revision() > known) else { continue };
+            state.heard.revision = state.heard.revision.max(kv.mod_revision());
             let queue = &mut state.queue;
             queue.revision = queue.revision.max(kv.mod_revision());
             let place = queue.position(kv.key());
@@ -285,6 +324,9 @@ impl Place {
     /// Its entry was there at the revision `since`.
     pub(crate) fn is_there(&self, since: i64) {
         let mut state = locked(&self.line.state);
+        // The entry was put after that: it is not among what was lost, but later than it.
+        state.shows(self.heard, since - 1);
+        state.heard.revision = state.heard.revision.max(since);
         if let Some(waiting) = state.waiting.get_mut(&self.key) {
             waiting.since = since;
         }
@@ -332,7 +374,8 @@ mod tests {
             .map(|name| name.as_bytes().to_vec())
             .zip(told.into_iter().map(|told| Waiting { told, since: queue.revision }));
         let waiting = waiting.collect();
-        (State { queue, waiting, used: false }, news)
+        let heard = Heard { revision: queue.revision, losses: 0 };
+        (State { queue, heard, waiting, used: false }, news)
     }
 
     fn told(news: &[watch::Receiver<News>]) -> Vec<News> {
@@ -355,6 +398,39 @@ mod tests {
         state.learn(queue(8, &["x-2"]));
         state.look_round();
         assert_eq!(told(&news), [News::Waits]);
+    }
+
+    #[test]
+    fn an_answer_older_than_what_was_heard_before_its_question_is_that_of_lost_data() {
+        let (mut state, news) = state(queue(9, &["x-1", "x-2", "x-8"]), &["x-2", "x-8"]);
+        let before = state.heard;
+        state.learn(queue(12, &["x-1", "x-2", "x-8"]));
+        state.is(before, queue(10, &["x-1", "x-2"]));
+        assert_eq!((told(&news), state.queue.revision), (vec![News::Waits; 2], 12), "overtaken by a later one");
+        let before = state.heard;
+        state.is(before, queue(5, &["x-1", "x-2"]));
+        assert_eq!((told(&news), state.heard.revision), (vec![News::Waits, News::Gone], 5));
+        state.is(before, queue(6, &["x-2"]));
+        assert_eq!(told(&news), [News::Holds(6), News::Gone], "seen once already");
+    }
+
+    #[test]
+    fn an_entry_that_is_not_yet_heard_of_is_not_gone_and_one_of_lost_data_is() {
+        let (mut state, news) = state(queue(9, &["x-1"]), &["x-20"]);
+        state.waiting.get_mut(b"x-20".as_slice()).unwrap().since = 20;
+        state.heard.revision = 20;
+        state.is(Heard { revision: 9, losses: 0 }, queue(15, &["x-1"]));
+        assert_eq!(told(&news), [News::Waits], "asked before it was put");
+        state.is(state.heard, queue(16, &["x-1"]));
+        assert_eq!(told(&news), [News::Gone], "asked after that");
+    }
+
+    #[test]
+    fn who_disagrees_is_told_however_its_entry_is_heard_of() {
+        let (mut state, news) = state(queue(9, &["x-1"]), &["x-4"]);
+        state.waiting.get_mut(b"x-4".as_slice()).unwrap().since = NOT_YET;
+        state.is(state.heard, queue(12, &["p2-3", "x-4"]));
+        assert!(matches!(told(&news)[..], [News::Disagrees(Mode::Permit { .. })]));
     }
 
     #[test]

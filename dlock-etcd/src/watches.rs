@@ -2,6 +2,7 @@
 
 use crate::connection::Made;
 use crate::error::from_etcd;
+use crate::line::Heard;
 use crate::locked;
 use crate::names::{Names, Span};
 use crate::store::{Store, get};
@@ -14,8 +15,12 @@ use tokio::sync::{Notify, mpsc};
 
 /// Hears of changes.
 pub(crate) trait Watcher: Send + Sync {
+    /// What was heard so far: asked before what is watched is read anew.
+    fn heard(&self) -> Heard {
+        Heard::default()
+    }
     /// What is watched, as it was at a revision: told when the stream was made anew.
-    fn is(&self, revision: i64, kvs: &[KeyValue]);
+    fn is(&self, heard: Heard, revision: i64, kvs: &[KeyValue]);
     /// What changed since, in order.
     fn changed(&self, events: &[Event]);
     /// Nothing was heard for longer than an operation may take.
@@ -234,10 +239,11 @@ impl Shared {
                     .collect()
             };
             let gets: Vec<_> = known.iter().map(|(_, span, _)| get(span)).collect();
+            let heard: Vec<_> = known.iter().map(|(_, _, watcher)| watcher.heard()).collect();
             let now = self.store.clock.now();
             let Some(reply) = self.store.txn(Txn::new().and_then(gets), now + self.op_timeout).await? else { continue };
-            for ((id, _, watcher), kvs) in known.into_iter().zip(&reply.read) {
-                watcher.is(reply.revision, kvs);
+            for (((id, _, watcher), heard), kvs) in known.into_iter().zip(heard).zip(&reply.read) {
+                watcher.is(heard, reply.revision, kvs);
                 if let Some(watched) = locked(&self.state).watched.get_mut(&id) {
                     watched.from = reply.revision + 1;
                     let _ = orders.send(Order::Watch(id));
