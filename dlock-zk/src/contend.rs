@@ -112,12 +112,13 @@ impl ZkBackend {
                 }
             }
             if request.cancel().is_fired() {
+                let until = soon();
                 let looks = OptionFuture::from(info.is_none().then_some(async {
                     // Nobody has looked yet who holds it.
-                    let queue = session.list(&at.place.folder, soon()).await.ok()??;
-                    self.held(session, request.key(), &queue, Some(&at.name), soon()).await.ok()
+                    let queue = session.list(&at.place.folder, until).await.ok()??;
+                    self.held(session, request.key(), &queue, Some(&at.name), until).await.ok()
                 }));
-                let (left, seen) = join(session.discard(&at.place, soon()), looks).await;
+                let (left, seen) = join(session.discard(&at.place, until), looks).await;
                 left?;
                 *info = info.take().or(seen.flatten());
                 return Ok(Waited::Cancelled);

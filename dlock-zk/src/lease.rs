@@ -95,6 +95,7 @@ impl Lease for ZkLease {
             Ok(Some(_)) => Err(self.deadline.error()),
             Ok(None) => {
                 self.deadline.is_gone(self.session.clock.now());
+                self.place.is_gone();
                 Err(self.deadline.error())
             }
             Err(_) if self.session.client().is_err() => Err(self.deadline.error()),

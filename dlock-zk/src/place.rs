@@ -4,6 +4,7 @@ use crate::node::Node;
 use crate::turn::Next;
 use dlock_core::{FencingToken, HolderId, Mode, Moment};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// One acquisition's node in one session: where it is, or what is not known of it.
@@ -15,6 +16,8 @@ pub(crate) struct Place {
     pub(crate) folder: String,
     state: Mutex<State>,
     next: Mutex<Option<Next>>,
+    /// Somebody else removed the node of a holder.
+    gone: AtomicBool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +58,17 @@ impl Place {
         matches!(*locked(&self.state), State::Leaving { .. })
     }
 
+    /// Whether its node is there to hand the lock over, as far as is known.
+    pub(crate) fn is_there(&self) -> bool {
+        matches!(*locked(&self.state), State::At { .. }) && !self.gone.load(Ordering::Acquire)
+    }
+
+    /// Somebody else removed its node: who waits directly behind looks.
+    pub(crate) fn is_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+        drop(self.take_next());
+    }
+
     pub(crate) fn set_next(&self, next: Next) {
         *locked(&self.next) = Some(next);
     }
@@ -91,15 +105,21 @@ impl Places {
     }
 
     pub(crate) fn begin(&self, id: HolderId, mode: Mode, folder: String) -> Arc<Place> {
-        let place =
-            Arc::new(Place { id: id.clone(), mode, folder, state: Mutex::new(State::New), next: Mutex::default() });
+        let place = Arc::new(Place {
+            id: id.clone(),
+            mode,
+            folder,
+            state: Mutex::new(State::New),
+            next: Mutex::default(),
+            gone: AtomicBool::new(false),
+        });
         locked(&self.all).insert(id, Arc::downgrade(&place));
         place
     }
 
     /// The node of the last exclusive place that waited in a folder, while somebody wants it.
     pub(crate) fn last_in(&self, folder: &str) -> Option<String> {
-        let last = locked(&self.last).get(folder)?.upgrade()?;
+        let last = locked(&self.last).get(folder)?.upgrade().filter(|last| last.is_there())?;
         match last.state() {
             State::At { sequence, .. } => Some(last.name(sequence)),
             State::New | State::Doubt | State::Leaving { .. } => None,

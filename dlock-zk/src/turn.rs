@@ -71,7 +71,7 @@ impl Place {
     fn precedes(&self, path: String) -> Turn {
         let (news, told) = channel(News::None);
         self.set_next(Next { path, news });
-        if self.is_left() {
+        if !self.is_there() {
             // Too late to be seen by its release.
             drop(self.take_next());
             return Turn::NONE;

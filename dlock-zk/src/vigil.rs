@@ -94,8 +94,9 @@ impl Vigil {
         let place = self.place.upgrade();
         if place.as_ref().is_none_or(|place| !place.is_left()) {
             self.deadline.is_gone(clock.now());
-            // Who waits directly behind looks.
-            drop(place.and_then(|place| place.take_next()));
+            if let Some(place) = place {
+                place.is_gone();
+            }
         }
     }
 }
