@@ -168,7 +168,7 @@ impl Shared {
             };
             tokio::select! {
                 biased;
-                () = request.cancel().fired() => return Err(Stopped::Cancelled(line.seen().1)),
+                () = request.cancel().fired() => return Err(Stopped::Cancelled(line.seen())),
                 _ = session.deadline.ended() => return Err(Stopped::Gone),
                 news = place.news() => return match news {
                     News::Holds(revision) => Ok(revision),
@@ -180,7 +180,7 @@ impl Shared {
                     let now = line.revision();
                     if now > told {
                         told = now;
-                        request.is_waiting(Some(line.seen().1));
+                        request.is_waiting(Some(line.seen()));
                     }
                 }
             }

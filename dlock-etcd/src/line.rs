@@ -190,12 +190,12 @@ impl Line {
         std::mem::take(&mut state.used) || !state.waiting.is_empty()
     }
 
-    /// The lock as it was last heard of, and when.
-    pub(crate) fn seen(&self) -> (i64, LockInfo) {
-        let state = locked(&self.state);
-        (state.queue.revision, state.queue.info(&self.key))
+    /// The lock as it was last heard of.
+    pub(crate) fn seen(&self) -> LockInfo {
+        locked(&self.state).queue.info(&self.key)
     }
 
+    /// When that was.
     pub(crate) fn revision(&self) -> i64 {
         locked(&self.state).queue.revision
     }

@@ -58,9 +58,17 @@ impl Place {
         matches!(*locked(&self.state), State::Leaving { .. })
     }
 
+    /// The number of its node, while that is known and wanted.
+    pub(crate) fn sequence(&self) -> Option<i64> {
+        match *locked(&self.state) {
+            State::At { sequence, .. } => Some(sequence),
+            State::New | State::Doubt | State::Leaving { .. } => None,
+        }
+    }
+
     /// Whether its node is there to hand the lock over, as far as is known.
     pub(crate) fn is_there(&self) -> bool {
-        matches!(*locked(&self.state), State::At { .. }) && !self.gone.load(Ordering::Acquire)
+        self.sequence().is_some() && !self.gone.load(Ordering::Acquire)
     }
 
     /// Somebody else removed its node: who waits directly behind looks.
@@ -120,22 +128,15 @@ impl Places {
     /// The node of the last exclusive place that waited in a folder, while somebody wants it.
     pub(crate) fn last_in(&self, folder: &str) -> Option<String> {
         let last = locked(&self.last).get(folder)?.upgrade().filter(|last| last.is_there())?;
-        match last.state() {
-            State::At { sequence, .. } => Some(last.name(sequence)),
-            State::New | State::Doubt | State::Leaving { .. } => None,
-        }
+        last.sequence().map(|sequence| last.name(sequence))
     }
 
     /// An exclusive place waits.
     pub(crate) fn waits(&self, place: &Arc<Place>) {
-        let number = |place: &Place| match place.state() {
-            State::At { sequence, .. } => Some(sequence),
-            State::New | State::Doubt | State::Leaving { .. } => None,
-        };
         let mut last = locked(&self.last);
-        let other = last.get(&place.folder).and_then(Weak::upgrade).and_then(|other| number(&other));
+        let other = last.get(&place.folder).and_then(Weak::upgrade).and_then(|other| other.sequence());
         // A wrap of the numbers costs a list.
-        if number(place) > other {
+        if place.sequence() > other {
             last.insert(place.folder.clone(), Arc::downgrade(place));
         }
     }
@@ -154,7 +155,12 @@ impl Places {
 
     /// Forgets those that nobody has any more, and tells whether somebody still wants the node of `id`.
     pub(crate) fn wants(&self, id: &HolderId, now: Moment) -> bool {
-        locked(&self.kept).retain(|kept, (_, until)| kept != id || *until > now);
+        {
+            let mut kept = locked(&self.kept);
+            if kept.get(id).is_some_and(|(_, until)| *until <= now) {
+                kept.remove(id);
+            }
+        }
         let mut all = locked(&self.all);
         let Some(place) = all.get(id) else { return false };
         let wanted = place.upgrade().is_some_and(|place| !place.is_left());

@@ -11,7 +11,7 @@
 //! Wherever that can't be shown, the next one looks at the queue as it would have done anyway.
 
 use crate::attempt::InQueue;
-use crate::place::{Place, State};
+use crate::place::Place;
 use crate::session::Session;
 use dlock_core::{Mode, Moment};
 use futures_util::FutureExt;
@@ -87,8 +87,7 @@ impl Session {
         if (at.place.mode, before.mode) != (Mode::Exclusive, Mode::Exclusive) {
             return Turn::NONE;
         }
-        let is_it =
-            |place: &Arc<Place>| matches!(place.state(), State::At { sequence, .. } if sequence == before.sequence);
+        let is_it = |place: &Arc<Place>| place.sequence() == Some(before.sequence);
         let place = self.places.find(&before.id).filter(|place| place.folder == at.place.folder).filter(is_it);
         place.map_or(Turn::NONE, |place| place.precedes(at.path()))
     }

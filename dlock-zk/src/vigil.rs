@@ -1,7 +1,7 @@
 //! Watches the nodes that hold.
 
 use crate::error::{classify, ends_session};
-use crate::place::{Place, State};
+use crate::place::Place;
 use crate::session::Session;
 use dlock_core::{Clock, Deadline, ErrorKind};
 use futures_util::FutureExt;
@@ -55,8 +55,7 @@ impl Vigil {
             // A session ends when nobody has it any more; a watch is not somebody.
             let (session, place) = self.session.upgrade().zip(self.place.upgrade())?;
             let client = session.client().ok()?;
-            let State::At { sequence, .. } = place.state() else { return None };
-            let path = place.path(&place.name(sequence));
+            let path = place.path(&place.name(place.sequence()?));
             drop(place);
             // Without another limit: what is sent while the connection is down waits for the next one.
             let watch = tokio::select! {
