@@ -17,5 +17,6 @@ mod error;
 mod filesystem;
 mod schema;
 mod store;
+mod worker;
 
 pub use backend::{LocalBackend, driver};

@@ -2,6 +2,7 @@
 
 use crate::alive::{Alive, Life};
 use crate::error::from_sqlite;
+use crate::worker::Worker;
 use crate::{filesystem, schema};
 use async_trait::async_trait;
 use dlock_core::record::{Change, Entry, Record, RecordStore, Snapshot, StoreReading, StoreTime, Swap, Wakes};
@@ -32,7 +33,7 @@ struct Shared {
     path: PathBuf,
     /// Device and inode, to see that the file was replaced.
     identity: (u64, u64),
-    connection: Mutex<Connection>,
+    worker: Worker,
     alive: Alive,
     wakes: Wakes,
     clock: Clock,
@@ -86,7 +87,7 @@ impl LocalStore {
         let shared = Arc::new(Shared {
             path,
             identity,
-            connection: Mutex::new(connection),
+            worker: Worker::start(connection)?,
             alive,
             wakes: Wakes::default(),
             clock: Clock::system(),
@@ -97,23 +98,22 @@ impl LocalStore {
         Ok(Self(shared))
     }
 
-    /// Runs `work` on a thread that may block. It is not dropped halfway: it ends even if nobody awaits it.
+    /// Runs `work` on the thread that has the connection.
     async fn blocking<T: Send + 'static>(
         &self,
         give_up: Moment,
         work: impl FnOnce(&Shared, &mut Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = self.0.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let mut connection = locked(&shared.connection);
+        let checked = move |connection: &mut Connection| {
             if identity(&shared.path).ok() != Some(shared.identity) {
                 let message = "the lock file was deleted or replaced while it was in use; start this program anew";
                 return Err(Error::new(ErrorKind::Unexpected, message));
             }
             connection.busy_timeout(give_up.since(shared.clock.now())).map_err(from_sqlite)?;
-            work(&shared, &mut connection)
-        });
-        done.await.unwrap_or_else(|error| Err(Error::new(ErrorKind::Closed, "the runtime ended").with_source(error)))
+            work(&shared, connection)
+        };
+        self.0.worker.ask(&self.0.clock, give_up, checked).await
     }
 
     /// How often other processes were seen to have changed the file; looks at most once in [`LOOK`].
