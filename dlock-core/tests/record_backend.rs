@@ -23,6 +23,8 @@ struct Watched {
     lose: Arc<AtomicUsize>,
     /// Only reading tells the store's time.
     silent: bool,
+    /// A swap is not done at the first poll.
+    slow: bool,
 }
 
 impl Watched {
@@ -33,6 +35,7 @@ impl Watched {
             swaps: Arc::default(),
             lose: Arc::default(),
             silent: false,
+            slow: false,
         }
     }
 
@@ -68,6 +71,9 @@ impl RecordStore for Watched {
 
     async fn swap(&self, key: &LockKey, change: Change<'_, u64>) -> Result<Swap<u64>> {
         self.swaps.fetch_add(1, Ordering::SeqCst);
+        if self.slow {
+            tokio::task::yield_now().await;
+        }
         let done = self.inner.swap(key, change).await?;
         let lost = self.lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if lost.is_ok() {
@@ -118,6 +124,24 @@ async fn acquire_renew_and_release_are_one_swap_each() {
         lease.renew(soon).await.unwrap();
         assert_eq!(lease.release(soon).await.unwrap(), Release::Released);
         assert_eq!(store.requests(), (before.0, before.1 + 3));
+    }
+}
+
+#[tokio::test]
+async fn with_many_held_locks_each_renewal_is_still_one_swap() {
+    let store = Watched::new(&Memory::new());
+    let backend = RecordBackend::new(store.clone());
+    let mut leases = Vec::new();
+    for n in 0..5_000 {
+        let request = Request::new(LockKey::new(format!("k{n}")).unwrap()).with_ttl(Ttl::MAX);
+        leases.push(grab(&backend, &request).await);
+    }
+    for _ in 0..2 {
+        let before = store.requests();
+        for lease in &leases {
+            lease.renew(backend.clock().now() + Duration::from_secs(1)).await.unwrap();
+        }
+        assert_eq!(store.requests(), (before.0, before.1 + leases.len()));
     }
 }
 
@@ -192,6 +216,19 @@ async fn a_client_that_was_stopped_before_writing_gives_no_token_twice() {
     let change = Change { expected: None, next: &stale, granted: &[], give_up: memory.clock().now() };
     assert!(matches!(store.swap(&key, change).await.unwrap(), Swap::Conflict(Some(_))));
     assert!(grab(&memory, &request()).await.token() > holder);
+}
+
+#[tokio::test]
+async fn an_acquisition_that_nobody_polls_holds_up_no_other() {
+    let store = Watched { slow: true, ..Watched::new(&Memory::new()) };
+    let backend = RecordBackend::new(store);
+    let aside = request();
+    let mut aside = std::pin::pin!(backend.acquire(&aside));
+    assert!(futures_util::FutureExt::now_or_never(&mut aside).is_none(), "its swap is under way");
+    let begun = backend.clock().now();
+    assert!(matches!(backend.acquire(&request()).await.unwrap(), Attempt::Acquired(_)));
+    let took = backend.clock().now().since(begun);
+    assert!(took < Duration::from_secs(3), "{took:?}");
 }
 
 #[tokio::test]

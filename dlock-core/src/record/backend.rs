@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 use futures_util::StreamExt;
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -82,6 +83,7 @@ impl<S: RecordStore> RecordBackend<S> {
 
     fn lease(&self, request: &Request, holder: &Holder, believed_until: Moment) -> Arc<dyn Lease> {
         let ttl = holder.entry.ttl();
+        self.0.leases.fetch_add(1, Ordering::Relaxed);
         Arc::new(RecordLease {
             engine: self.0.clone(),
             key: request.key().clone(),
@@ -359,6 +361,12 @@ impl<S: RecordStore> fmt::Debug for RecordLease<S> {
             .field("ttl", ttl)
             .field("deadline", deadline)
             .finish_non_exhaustive()
+    }
+}
+
+impl<S: RecordStore> Drop for RecordLease<S> {
+    fn drop(&mut self) {
+        self.engine.leases.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

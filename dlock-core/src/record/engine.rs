@@ -11,6 +11,7 @@ use crate::{Clock, Effect, Error, ErrorKind, HolderId, LockKey, Moment, Result};
 use lru::LruCache;
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Reads, moves and swaps records, with what is known of the store's clock and of the records' last versions.
@@ -20,6 +21,8 @@ pub(super) struct Engine<S: RecordStore> {
     pub(super) clock: Clock,
     judge: Mutex<Judge>,
     known: Mutex<LruCache<LockKey, Known<S::Version>>>,
+    /// How many leases there are: their keys have room in what is known, so that each renewal is one swap.
+    pub(super) leases: AtomicUsize,
     /// A crowd of one client would else spoil its own swaps: of a hundred that read the same version one can write.
     turns: Turns,
     /// Whose swap is under way: who takes turns comes here when its turn has come, and who gives a lock up at once.
@@ -28,7 +31,7 @@ pub(super) struct Engine<S: RecordStore> {
     pub(super) wakes: Wakes,
 }
 
-/// How many keys' last versions are remembered.
+/// How many keys' last versions are remembered, beside those of held locks.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// For how long conflicts are answered at once. A client whose tasks hand a lock to each other writes all the time: who paused
@@ -37,6 +40,10 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// The longest pause after a conflict: one swap of each client in a crowd fits in.
 const LONGEST_YIELD: Duration = Duration::from_millis(100);
+
+/// How long one waits for its turn. A turn saves conflicts and no more; who has it may be a future that nobody polls, and then
+/// it comes to no end.
+const LONGEST_TURN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 struct Known<V> {
@@ -117,6 +124,7 @@ impl<S: RecordStore> Engine<S> {
             wakes: store.wakes(),
             store,
             known: Mutex::new(LruCache::new(REMEMBERED)),
+            leases: AtomicUsize::new(0),
             turns: Turns::default(),
             desk: Turns::default(),
             company: Company::default(),
@@ -133,7 +141,10 @@ impl<S: RecordStore> Engine<S> {
     ) -> Result<Moved<T, S::Version>> {
         let crowded = || Error::new(ErrorKind::Unavailable, "too many clients change this lock at once");
         let _turn = match plan.order {
-            Order::InTurn => Some(self.clock.timeout_at(plan.give_up, self.turns.turn(key)).await.ok_or_else(crowded)?),
+            Order::InTurn => {
+                let until = plan.give_up.min(self.clock.now() + LONGEST_TURN);
+                self.clock.timeout_at(until, self.turns.turn(key)).await
+            }
             Order::Now | Order::Next => None,
         };
         let (mut known, mut reads) = (None, plan.read_first);
@@ -174,7 +185,7 @@ impl<S: RecordStore> Engine<S> {
                         let record = Some(next.clone());
                         let (departed, doubted) = (now.departed, now.doubted);
                         let remembered = Known { record, version: version.clone(), departed, doubted, fresh: false };
-                        locked(&self.known).put(key.clone(), remembered);
+                        self.keep(key, remembered);
                     } else {
                         // "No record" is no version: others may have come and gone before the next swap on it, and then
                         // the last exclusive token is another than this one.
@@ -278,8 +289,17 @@ impl<S: RecordStore> Engine<S> {
     pub(super) fn remember(&self, key: &LockKey, record: &Record, snapshot: Snapshot<S::Version>) {
         if snapshot.version.is_some() {
             let known = Known { record: Some(record.clone()), fresh: false, ..Known::of(snapshot) };
-            locked(&self.known).put(key.clone(), known);
+            self.keep(key, known);
         }
+    }
+
+    fn keep(&self, key: &LockKey, version: Known<S::Version>) {
+        let mut known = locked(&self.known);
+        let room = REMEMBERED.saturating_add(self.leases.load(Ordering::Relaxed));
+        if known.cap() < room {
+            known.resize(room.checked_next_power_of_two().unwrap_or(room));
+        }
+        known.put(key.clone(), version);
     }
 
     /// Until when a waiter may believe in a lease that it was granted by hand-over, as it sees now: its place was kept for
