@@ -21,16 +21,51 @@
 //! | always | `memory:` | one process |
 #![cfg_attr(feature = "local", doc = "| `local` | `local:` | [one machine](local): a SQLite file, many processes |")]
 #![cfg_attr(not(feature = "local"), doc = "| `local` | `local:` | one machine: a SQLite file, many processes |")]
-#![cfg_attr(feature = "redis", doc = "| `redis` | `redis://` | [Redis](redis) |")]
-#![cfg_attr(not(feature = "redis"), doc = "| `redis` | `redis://` | Redis |")]
+#![cfg_attr(feature = "redis", doc = "| `redis` (`redis-tls`) | `redis://` (`rediss://`) | [Redis](redis) |")]
+#![cfg_attr(not(feature = "redis"), doc = "| `redis` (`redis-tls`) | `redis://` (`rediss://`) | Redis |")]
 #![cfg_attr(feature = "etcd", doc = "| `etcd` | `etcd://`, `etcds://` | [etcd](etcd) |")]
 #![cfg_attr(not(feature = "etcd"), doc = "| `etcd` | `etcd://`, `etcds://` | etcd |")]
-#![cfg_attr(feature = "zk", doc = "| `zk` | `zk://`, `zks://` | [ZooKeeper](zk) |")]
-#![cfg_attr(not(feature = "zk"), doc = "| `zk` | `zk://`, `zks://` | ZooKeeper |")]
+#![cfg_attr(feature = "zk", doc = "| `zk` (`zk-tls`) | `zk://` (`zks://`) | [ZooKeeper](zk) |")]
+#![cfg_attr(not(feature = "zk"), doc = "| `zk` (`zk-tls`) | `zk://` (`zks://`) | ZooKeeper |")]
 #![cfg_attr(feature = "dynamo", doc = "| `dynamo` | `dynamodb://` | [DynamoDB](dynamo) |")]
 #![cfg_attr(not(feature = "dynamo"), doc = "| `dynamo` | `dynamodb://` | DynamoDB |")]
 #![cfg_attr(feature = "sql", doc = "| `sql` | `postgres://`, `mysql://` | [PostgreSQL, MySQL, MariaDB](sql) |")]
 #![cfg_attr(not(feature = "sql"), doc = "| `sql` | `postgres://`, `mysql://` | PostgreSQL, MySQL, MariaDB |")]
+//!
+//! # Shutting down
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), dlocks::Error> {
+//! let locks = dlocks::connect("memory:").await?;
+//! serve(locks.clone()).await; // axum::serve(…).with_graceful_shutdown(signal).await?
+//! locks.close().await?;
+//! # Ok(())
+//! # }
+//! # async fn serve(_: dlocks::Locks) {}
+//! ```
+//!
+//! [`close`](Locks::close) comes after the server has drained, since it takes the locks from bodies that still run. A handler whose
+//! future is dropped (its connection is gone, a timeout has struck) gives its guard up. Tasks that it spawned go on without the
+//! lock: give them a [`Held`], and let them end when it is [`lost`](Held::lost).
+//!
+//! # Observing
+//!
+//! With the feature `metrics` a client tells the [`metrics`](https://docs.rs/metrics) facade what follows, with the label `backend`
+//! (`redis`, `postgres`, …). Install a recorder before the first client is made.
+//!
+//! | metric | kind | what |
+//! |---|---|---|
+//! | `dlock_held` | gauge | locks that this process holds |
+//! | `dlock_waiting` | gauge | calls of [`acquire`](Lock::acquire) and [`run`](Lock::run) that have no lock yet |
+//! | `dlock_wait_seconds` | histogram | from asking to holding |
+//! | `dlock_hold_seconds` | histogram | from holding to giving up or losing |
+//! | `dlock_contended_total` | counter | attempts that found the lock held by another |
+//! | `dlock_renew_failed_total` | counter | renewals that failed, and are tried again; none on etcd and ZooKeeper, which keep sessions |
+//! | `dlock_lost_total` | counter | leases lost; the label `cause` is `expired`, `revoked`, `session_ended` or `max_hold` |
+//!
+//! Through [`tracing`](https://docs.rs/tracing) it warns of each lost lock (with `key`, `token` and `cause`), and of each renewal that
+//! `dlock_renew_failed_total` counts (with `key` and `error`). Calls that acquire have a span on the level `DEBUG`, with `key` and `mode`.
 
 #[doc(inline)]
 pub use dlock_core::*;
@@ -73,6 +108,8 @@ pub fn registry() -> Registry {
     let registry = registry.with(dlock_redis::driver());
     #[cfg(not(feature = "redis"))]
     let registry = registry.with_missing(&["redis"], "redis");
+    #[cfg(not(feature = "redis-tls"))]
+    let registry = registry.with_missing(&["rediss"], "redis-tls");
     #[cfg(feature = "etcd")]
     let registry = registry.with(dlock_etcd::driver());
     #[cfg(not(feature = "etcd"))]
@@ -80,7 +117,9 @@ pub fn registry() -> Registry {
     #[cfg(feature = "zk")]
     let registry = registry.with(dlock_zk::driver());
     #[cfg(not(feature = "zk"))]
-    let registry = registry.with_missing(&["zk", "zks"], "zk");
+    let registry = registry.with_missing(&["zk"], "zk");
+    #[cfg(not(feature = "zk-tls"))]
+    let registry = registry.with_missing(&["zks"], "zk-tls");
     #[cfg(feature = "dynamo")]
     let registry = registry.with(dlock_dynamo::driver());
     #[cfg(not(feature = "dynamo"))]

@@ -13,7 +13,7 @@ use dlock_core::{
 };
 use futures_core::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use redis::{Client, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, Value};
+use redis::{Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, Value};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -51,7 +51,7 @@ impl RedisBackend {
         shows: Shows { label: true, remaining: true, since: true, waiters: true },
     };
 
-    /// Connects to the server of a `redis://` URL.
+    /// Connects to the server of a `redis://` URL, or with the cargo feature `tls` of a `rediss://` URL.
     ///
     /// # Cancel safety
     /// Cancel-safe.
@@ -77,11 +77,16 @@ impl RedisBackend {
         if let Some(password) = url.password() {
             settings = settings.set_password(password);
         }
-        let info = (host.name.as_str(), host.port.unwrap_or(6379))
-            .into_connection_info()
-            .map_err(crate::error::from_redis)?
-            .set_redis_settings(settings);
-        let client = Client::open(info).map_err(crate::error::from_redis)?;
+        let (host, port) = (host.name.clone(), host.port.unwrap_or(6379));
+        let address = match url.scheme() {
+            "rediss" => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+            _ => ConnectionAddr::Tcp(host, port),
+        };
+        let server = address.into_connection_info().map_err(crate::error::from_redis)?.set_redis_settings(settings);
+        let client = match url.scheme() {
+            "rediss" => crate::tls::client(url, server)?,
+            _ => Client::open(server).map_err(crate::error::from_redis)?,
+        };
         let connection = Connection::open(client, Clock::system(), Config::op_timeout_of(url)?).await?;
         Ok(Self(Arc::new(Shared { connection, scripts: Scripts::new() })))
     }
@@ -307,9 +312,9 @@ impl LockBackend for RedisBackend {
     }
 }
 
-/// The driver of `redis:` URLs.
+/// The driver of `redis:` URLs, and with the cargo feature `tls` of `rediss:` URLs.
 pub fn driver() -> Driver {
-    Driver::new("redis", &["redis"], &[], |url| {
+    Driver::new("redis", crate::tls::SCHEMES, crate::tls::PARAMETERS, |url| {
         async move { Ok(Arc::new(RedisBackend::connect(&url).await?) as Arc<dyn LockBackend>) }.boxed()
     })
 }

@@ -16,8 +16,15 @@ pub(crate) struct Connection {
     clock: Clock,
     op_timeout: Duration,
     channel: String,
-    manager: Mutex<Option<ConnectionManager>>,
+    current: Mutex<Current>,
     waiters: Waiters,
+}
+
+/// The connection that is used now, once there is one, and how many came before it.
+#[derive(Default)]
+struct Current {
+    manager: Option<ConnectionManager>,
+    number: u64,
 }
 
 /// A grant as the push tells it.
@@ -50,11 +57,11 @@ impl Connection {
             clock,
             op_timeout,
             channel: format!("dlock:{:016x}", rand::random::<u64>()),
-            manager: Mutex::new(None),
+            current: Mutex::default(),
             waiters: Waiters::default(),
         };
         let give_up = this.clock.now() + op_timeout;
-        let manager = this.manager()?;
+        let (manager, _) = this.manager()?;
         let listening = async {
             let mut manager = manager;
             manager.subscribe(&this.channel).await
@@ -72,10 +79,11 @@ impl Connection {
         &self.clock
     }
 
-    fn manager(&self) -> Result<ConnectionManager> {
-        let mut manager = locked(&self.manager);
-        if let Some(manager) = &*manager {
-            return Ok(manager.clone());
+    /// The connection, and its number.
+    fn manager(&self) -> Result<(ConnectionManager, u64)> {
+        let mut current = locked(&self.current);
+        if let Some(manager) = &current.manager {
+            return Ok((manager.clone(), current.number));
         }
         let waiters = self.waiters.clone();
         let config = ConnectionManagerConfig::new()
@@ -86,13 +94,13 @@ impl Connection {
             .set_push_sender(move |push| waiters.pushed(push))
             .set_automatic_resubscription();
         let made = ConnectionManager::new_lazy_with_config(self.client.clone(), config).map_err(from_redis)?;
-        *manager = Some(made.clone());
-        Ok(made)
+        current.manager = Some(made.clone());
+        Ok((made, current.number))
     }
 
     /// Runs a script, which the server is given if it does not know it. Answers by `give_up`.
     pub(crate) async fn run<T: FromRedisValue>(&self, call: &Call<'_>, give_up: Moment) -> Result<T> {
-        let mut manager = self.manager()?;
+        let (mut manager, number) = self.manager()?;
         let answer = async {
             match call.command.query_async(&mut manager).await {
                 Err(error) if error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -106,7 +114,7 @@ impl Connection {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => Err(from_redis(error)),
             None => {
-                self.begin_anew();
+                self.begin_anew(number);
                 Err(from_redis(no_answer()))
             }
         }
@@ -114,14 +122,21 @@ impl Connection {
 
     /// Runs a command that only reads.
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
-        let mut manager = self.manager()?;
+        let (mut manager, _) = self.manager()?;
         command.query_async(&mut manager).await.map_err(from_redis)
     }
 
-    /// Leaves a connection on which nothing comes any more, without an error, to its fate.
-    fn begin_anew(&self) {
-        *locked(&self.manager) = None;
-        if let Ok(mut manager) = self.manager() {
+    /// Leaves a connection on which nothing comes any more, without an error, to its fate. Of all the calls that wait on it
+    /// the first does so.
+    fn begin_anew(&self, silent: u64) {
+        {
+            let mut current = locked(&self.current);
+            if current.number != silent {
+                return;
+            }
+            *current = Current { manager: None, number: silent + 1 };
+        }
+        if let Ok((mut manager, _)) = self.manager() {
             let channel = self.channel.clone();
             let limit = self.op_timeout;
             let waiters = self.waiters.clone();
@@ -135,7 +150,7 @@ impl Connection {
 
     /// Ends the connection.
     pub(crate) fn close(&self) {
-        *locked(&self.manager) = None;
+        locked(&self.current).manager = None;
     }
 
     /// From here on no grant to this waiter is missed.

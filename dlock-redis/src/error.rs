@@ -2,6 +2,8 @@
 
 use dlock_core::{Effect, Error, ErrorKind};
 use redis::{ErrorKind as Kind, RedisError, ServerErrorKind};
+use std::error::Error as StdError;
+use std::sync::Arc;
 
 /// What an error of the client is to us, and whether the script may have run.
 pub(crate) fn classify(error: &RedisError) -> (ErrorKind, Effect) {
@@ -43,11 +45,21 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
         }
         ErrorKind::Unsupported => "this server does not speak RESP3; Redis 7 or newer is needed",
         ErrorKind::Unavailable if error.is_connection_refusal() => "nothing listens there; is the server up?",
+        ErrorKind::Unavailable if is_tls(&error) => {
+            "no TLS connection could be made: look at the server's certificate, and at ca in the URL"
+        }
         ErrorKind::Unavailable => "the server did not answer, or can't now",
         ErrorKind::InvalidConfig => "the server refused the request's settings",
         _ => "the server answered with an error",
     };
     Error::new(kind, message).with_effect(effect).with_source(error)
+}
+
+/// A certificate that is not accepted comes as data that make no sense.
+fn is_tls(error: &RedisError) -> bool {
+    let shared = error.source().and_then(|source| source.downcast_ref::<Arc<dyn StdError + Send + Sync>>());
+    let source = shared.and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData)
 }
 
 #[cfg(test)]

@@ -109,6 +109,16 @@ impl Harness for Redis {
         Ok(Arc::new(RedisBackend::connect(&url.parse()?).await?))
     }
 
+    #[cfg(feature = "tls")]
+    async fn client_by_tls(&self, password: &str) -> Result<Arc<dyn LockBackend>> {
+        let folder = tempfile::TempDir::new().unwrap();
+        let certificate = Some(dlock_fixtures::Certificate::make(folder.path()));
+        let options = RedisOptions { certificate, password: Some(password.to_owned()), ..Default::default() };
+        let server = RedisServer::start_with(&options);
+        let url = format!("rediss://:{password}@127.0.0.1:{}?op_timeout=5s", server.port());
+        Ok(Arc::new(RedisBackend::connect(&url.parse()?).await?))
+    }
+
     fn worker_environment(&self) -> Vec<(String, String)> {
         vec![(URL.into(), self.url.clone())]
     }

@@ -1,7 +1,8 @@
 //! What is cancelled, and what breaks, leaves nothing in the server.
 #![allow(clippy::unwrap_used)]
 
-use dlock_core::{Clock, ErrorKind, Locks, LostCause};
+use dlock_conformance::proxy::{Action, Framing, Proxy, Requests};
+use dlock_core::{Clock, ErrorKind, LockBackend, LockKey, Locks, LostCause, Request};
 use dlock_fixtures::RedisServer;
 use dlock_redis::RedisBackend;
 use redis::Commands;
@@ -100,4 +101,45 @@ async fn a_server_that_hangs_is_unavailable_in_time_and_the_loss_is_told() {
     server.resume();
     let again = tokio::time::timeout(Duration::from_secs(15), locks.lock("k").acquire()).await.unwrap();
     again.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_held_lock_keeps_its_fence_when_those_who_waited_are_gone() {
+    let server = RedisServer::start();
+    let locks = client(&server).await;
+    let guard = locks.lock("k").ttl(Duration::from_secs(600)).acquire().await.unwrap();
+    // The second and the third come to a queue in which somebody waits already.
+    let wait = || locks.lock("k").ttl(Duration::from_secs(1)).wait_at_most(Duration::from_millis(300)).acquire();
+    let (one, two, three) = tokio::join!(wait(), wait(), wait());
+    for waited in [one, two, three] {
+        assert_eq!(waited.unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let (lock, fence): (i64, i64) = (raw.pttl("k").unwrap(), raw.pttl("{k}:f").unwrap());
+    assert!(fence > lock, "the fence ends in {fence} ms, before the lock, in {lock} ms");
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_replaced_once_whoever_waits_on_it() {
+    let server = RedisServer::start();
+    let proxy = Proxy::tcp(Framing::Resp, server.url().trim_start_matches("redis://")).await.unwrap();
+    let url = format!("redis://{}", proxy.address());
+    let backend = RedisBackend::connect(&url.parse().unwrap()).await.unwrap();
+    let request = |name: String, millis: u64| {
+        Request::new(LockKey::new(name).unwrap()).with_op_timeout(Duration::from_millis(millis))
+    };
+    let _warm = backend.try_acquire(&request("warm".into(), 5_000)).await.unwrap();
+    let anew = proxy.count(Requests::with("HELLO"));
+    let silent = proxy.on(Requests::with("EVALSHA"), 0, Action::Stall);
+    let calls = (1..=10).map(|n| {
+        let (backend, request) = (backend.clone(), request(format!("k{n}"), 100 * n));
+        tokio::spawn(async move { backend.try_acquire(&request).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    assert!(silent.is_struck());
+    let _after = backend.try_acquire(&request("after".into(), 5_000)).await.unwrap();
+    assert_eq!(anew.seen(), 1);
 }

@@ -32,7 +32,7 @@ if ARGV[2] == 'x0' then
       local least = ARGV[4] + 5000
       if call('PTTL', KEYS[4]) < least then
         for at = 2, 5 do
-          if at ~= 3 then call('PEXPIRE', KEYS[at], least + ARGV[4]) end
+          if at ~= 3 and call('PTTL', KEYS[at]) < least then call('PEXPIRE', KEYS[at], least + ARGV[4]) end
         end
       end
       local left = string.format('%.0f', math.max(0, before - now))
