@@ -15,9 +15,20 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit status: that of CMD (128+n if signal n ended it); 75 the lock was not obtained in time, \
-76 it was lost, 64 bad usage, key or TTL, 69 the store can't be reached, 78 the store is not set up, 126 CMD can't be \
-executed, 127 CMD was not found.";
+macro_rules! exit_codes {
+    () => {
+        "Exit status: that of CMD (128+n if signal n ended it); 75 the lock was not obtained in time, 76 it was lost, \
+64 bad usage, key or TTL, 69 the store can't be reached, 70 a check failed or something unforeseen happened, 78 the \
+store is not set up, 126 CMD can't be executed, 127 CMD was not found."
+    };
+}
+
+const EXIT_CODES: &str = exit_codes!();
+
+const RUN_HELP: &str = concat!(
+    "CMD finds in its environment DLOCK_KEY, DLOCK_TOKEN (the fencing token) and DLOCK_HOLDER.\n\n",
+    exit_codes!()
+);
 
 /// Which store.
 #[derive(Args, Debug)]
@@ -33,6 +44,7 @@ pub(crate) struct StoreArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a command while holding a lock
+    #[command(after_help = RUN_HELP)]
     Run(RunArgs),
     /// List the locks that are held or waited for
     Ls {
@@ -95,6 +107,9 @@ pub(crate) struct RunArgs {
     /// Give up after this long; without it, wait as long as it takes
     #[arg(long, value_parser = duration, value_name = "30s")]
     pub(crate) wait: Option<Duration>,
+    /// The exit status when others hold the lock and --try or --wait gives up; with 0 that is not told either
+    #[arg(long, value_name = "N", default_value_t = crate::exit::NOT_OBTAINED)]
+    pub(crate) skip_code: u8,
     /// How long the store keeps the lock when this machine falls silent (default 30s)
     #[arg(long, value_parser = duration, value_name = "30s")]
     pub(crate) ttl: Option<Duration>,
@@ -113,6 +128,9 @@ pub(crate) struct RunArgs {
     /// From SIGTERM to SIGKILL when the lock is about to be lost; at most a third of the TTL (default 5s, or that)
     #[arg(long, value_parser = duration, value_name = "5s")]
     pub(crate) grace: Option<Duration>,
+    /// Tell what is done in the store; without it, only renewals that fail
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
     /// Who this is, for people who look at the lock (default: host, pid and program)
     #[arg(long)]
     pub(crate) label: Option<String>,

@@ -3,6 +3,8 @@
 mod cli;
 mod commands;
 mod exit;
+#[cfg(unix)]
+mod signals;
 mod store;
 mod text;
 #[cfg(unix)]

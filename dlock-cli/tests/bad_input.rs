@@ -72,6 +72,42 @@ fn a_wrong_key_or_ttl_is_refused() {
 }
 
 #[test]
+fn a_grace_that_is_too_long_is_refused_before_the_lock_is_asked_for() {
+    let place = Place::redis();
+    let mut holder = place.start(&["run", "k", "--", "sh", "-c", "echo holds >> $J; sleep 60"], "holds");
+    is_refused(&place.url, &["--grace", "20s", "k"], 64, &["a third of the TTL"]);
+    is_refused(&place.url, &["--grace", "20s", "free"], 64, &["a third of the TTL"]);
+    let shown = place.output(&["ls", "--json"]);
+    assert_eq!(String::from_utf8_lossy(&shown.stdout).lines().count(), 1);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+#[test]
+fn a_prefix_is_refused_where_it_would_mean_nothing() {
+    let place = Place::local();
+    for command in ["init", "check"] {
+        let output = place.output(&["--prefix", "billing", command]);
+        assert_eq!(output.status.code(), Some(64));
+        assert!(stderr(&output).contains("--prefix"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_run_without_a_store_says_that_it_is_among_this_user_only() {
+    let place = Place::local();
+    let output = Command::new(env!("CARGO_BIN_EXE_dlock"))
+        .args(["run", "k", "--", "true"])
+        .env_remove("DLOCK_URL")
+        .env("XDG_STATE_HOME", place.folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no DLOCK_URL"), "{}", stderr(&output));
+    assert!(place.path("dlock/locks.db").exists());
+}
+
+#[test]
 fn a_file_that_is_not_ours_stays_as_it_is() {
     let place = Place::local();
     let text = "not a database, but somebody's notes\n".repeat(40);
@@ -84,7 +120,7 @@ fn a_file_that_is_not_ours_stays_as_it_is() {
 fn a_server_that_refuses_or_is_not_there_is_told_apart() {
     let password = Some("correct".to_owned());
     let users = vec!["worker on >hunter2 ~other:* +@all".to_owned()];
-    let server = RedisServer::start_with(&RedisOptions { password, users, persistent: false });
+    let server = RedisServer::start_with(&RedisOptions { password, users, ..RedisOptions::default() });
     let port = server.port();
     is_refused(&format!("redis://:hunter2@127.0.0.1:{port}"), &["k"], 78, &["credentials"]);
     is_refused(&format!("redis://127.0.0.1:{port}"), &["k"], 78, &["credentials"]);

@@ -12,6 +12,28 @@ fn a_store_that_needs_nothing_says_so() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "local needs nothing to be made; it is ready\n");
 }
 
+#[test]
+fn a_store_that_is_not_there_is_not_ready() {
+    let url = format!("redis://127.0.0.1:{}", dlock_fixtures::free_port());
+    let output = Place { url, ..Place::local() }.output(&["init"]);
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+}
+
+#[cfg(feature = "dynamo")]
+#[test]
+fn a_missing_table_of_dynamodb_is_made() {
+    let place = Place::dynamo();
+    let url = place.url.replace("&create=true", "");
+    let before = Place { url, ..Place::local() };
+    assert_eq!(before.output(&["run", "k", "--", "true"]).status.code(), Some(78));
+    for word in ["made the table", "found the table"] {
+        let output = before.output(&["init"]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(String::from_utf8_lossy(&output.stdout).contains(word));
+    }
+    assert_eq!(before.output(&["run", "k", "--", "true"]).status.code(), Some(0));
+}
+
 #[cfg(feature = "sql")]
 #[test]
 fn a_database_without_a_table_says_what_to_run_and_init_makes_it() {

@@ -62,6 +62,9 @@ fn a_second_run_with_try_is_told_who_holds() {
         let late = place.output(&["run", "--wait", "200ms", "k", "--", "true"]);
         assert_eq!(late.status.code(), Some(75));
         assert!(stderr(&late).contains("within 200ms"), "{}", stderr(&late));
+        assert!(stderr(&late).contains("the nightly job"), "{}", stderr(&late));
+        let skipped = place.output(&["run", "--try", "--skip-code", "0", "k", "--", "sh", "-c", "echo never >> $J"]);
+        assert_eq!((skipped.status.code(), stderr(&skipped)), (Some(0), String::new()));
         holder.stdin.take().unwrap().write_all(b"\n").unwrap();
         assert!(holder.wait().unwrap().success());
         assert!(!place.journal().contains("never"));
@@ -143,6 +146,63 @@ fn signals_are_passed_on_to_the_command() {
         assert_eq!(ended(child, SOON).0, Some(code));
         assert!(place.journal().contains(&format!("got {name}")));
     }
+}
+
+#[test]
+fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
+    let place = Place::local();
+    let program = env!("CARGO_BIN_EXE_dlock");
+    let command = "kill -HUP $$; echo first starts >> $J; sleep 0.5; echo first ends >> $J";
+    // As nohup does it.
+    let child = std::process::Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", program, "run", "k", "--", "sh", "-c", command])
+        .env("DLOCK_URL", &place.url)
+        .env("J", place.path("journal"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    place.until("first starts", SOON);
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    let (code, said) = ended(child, SOON);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(place.journal().contains("first ends"));
+}
+
+/// A command that becomes another user (by a program with the set-user-id bit, as sudo is one) takes no signal from us.
+#[test]
+fn the_key_is_kept_for_as_long_as_a_command_of_another_user_runs() {
+    if !rustix::process::geteuid().is_root() {
+        assert!(!dlock_fixtures::required(), "run this as root: it makes a program with the set-user-id bit");
+        return;
+    }
+    let place = Place::redis();
+    let open = std::os::unix::fs::PermissionsExt::from_mode;
+    std::fs::set_permissions(place.folder.path(), open(0o755)).unwrap();
+    let (su, program) = (place.path("become-root"), place.path("dlock"));
+    std::fs::copy("/usr/bin/setpriv", &su).unwrap();
+    std::fs::set_permissions(&su, open(0o4755)).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_dlock"), &program).unwrap();
+    let command = "echo first starts >> $J; sleep 1.5; echo first ends >> $J; exit 7";
+    let child = std::process::Command::new("setpriv")
+        .args(["--reuid", "65534", "--clear-groups", "--"])
+        .arg(&program)
+        .args(["run", "--ttl", "900ms", "k", "--"])
+        .arg(&su)
+        .args(["--reuid", "0", "--", "sh", "-c", command])
+        .env("DLOCK_URL", &place.url)
+        .env("J", place.path("journal"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    place.until("first starts", SOON);
+    // It can't be told to end either.
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(place.output(&["run", "k", "--", "sh", "-c", &brief("second")]).status.code(), Some(0));
+    let (code, said) = ended(child, SOON);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("another user"), "{said}");
+    assert!(place.journal().contains("first ends"));
+    judge(&place.journal(), "first", "second");
 }
 
 #[test]

@@ -18,7 +18,11 @@ pub(crate) async fn break_lock(
     if !locks.break_lock(key, &id).await? {
         return Err(Failure::new(NOT_OBTAINED, format!("{id} is not there any more; nothing was changed")));
     }
-    text::print(&format!("took {key:?} from {id}\n"))?;
+    let held = info.holders.iter().any(|holder| holder.id == id);
+    text::print(&match held {
+        true => format!("took {key:?} from {id}\n"),
+        false => format!("took its place in the queue of {key:?} from {id}; it may queue again, at the end\n"),
+    })?;
     locks.close().await?;
     Ok(ExitCode::SUCCESS)
 }

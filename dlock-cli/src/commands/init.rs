@@ -3,6 +3,7 @@
 use crate::cli::StoreArgs;
 use crate::exit::{CONFIG, Failure};
 use crate::{store, text};
+use dlocks::Config;
 use std::process::ExitCode;
 
 pub(crate) async fn init(store: &StoreArgs) -> Result<ExitCode, Failure> {
@@ -12,7 +13,15 @@ pub(crate) async fn init(store: &StoreArgs) -> Result<ExitCode, Failure> {
         // What is wrong here is the store's set-up, not the command line.
         if failure.code == crate::exit::USAGE { Failure { code: CONFIG, ..failure } } else { failure }
     })?;
-    let nothing = || format!("{} needs nothing to be made; it is ready", url.scheme());
-    text::print(&(done.unwrap_or_else(nothing) + "\n"))?;
+    let done = match done {
+        Some(done) => done,
+        None => {
+            // Whether it is ready is seen by using it.
+            let locks = dlocks::registry().connect_with(&Config::new(url.clone())).await?;
+            locks.close().await?;
+            format!("{} needs nothing to be made; it is ready", url.scheme())
+        }
+    };
+    text::print(&(done + "\n"))?;
     Ok(ExitCode::SUCCESS)
 }

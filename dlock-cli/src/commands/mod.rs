@@ -10,7 +10,7 @@ mod run;
 mod show;
 
 use crate::cli::{Cli, Command};
-use crate::exit::Failure;
+use crate::exit::{Failure, USAGE};
 use crate::text;
 use clap::CommandFactory;
 use std::process::ExitCode;
@@ -21,12 +21,13 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         #[cfg(unix)]
         Command::Run(args) => run::run(&store, args).await,
         #[cfg(not(unix))]
-        Command::Run(_) => {
-            Err(Failure::new(crate::exit::USAGE, "`dlock run` needs process groups, which this system has not"))
-        }
+        Command::Run(_) => Err(Failure::new(USAGE, "`dlock run` needs process groups, which this system has not")),
         Command::Ls { begin, json } => ls::ls(&store, &begin, json).await,
         Command::Show { key, json } => show::show(&store, &key, json).await,
         Command::Break { key, holder, token } => break_lock::break_lock(&store, &key, holder, token).await,
+        Command::Init | Command::Check { .. } if store.prefix.is_some() => {
+            Err(Failure::new(USAGE, "--prefix is about keys, and this command is about the whole store; leave it out"))
+        }
         Command::Init => init::init(&store).await,
         Command::Check { filter, json } => check::check(&store, filter, json).await,
         Command::Bench { quick, json } => bench::bench(&store, quick, json).await,

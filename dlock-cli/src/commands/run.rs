@@ -1,10 +1,11 @@
 //! `dlock run`: a command under a lock.
 
 use crate::cli::{RunArgs, StoreArgs};
-use crate::exit::{Failure, LOST, NOT_OBTAINED, SIGNAL, USAGE, say};
+use crate::exit::{Failure, LOST, NOT_EXECUTABLE, NOT_FOUND, NOT_OBTAINED, SIGNAL, USAGE, say};
+use crate::signals::Signals;
 use crate::warden::{News, Ward};
 use crate::{store, text};
-use dlocks::{ErrorKind, Held, Lock, LockGuard, Locks, LostCause, Moment};
+use dlocks::{ErrorKind, Held, Lock, LockGuard, LockInfo, Locks, LostCause, Moment};
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use rustix::process::{Pid, Signal, getpgrp, kill_process_group};
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
@@ -12,7 +13,9 @@ use std::future::pending;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The longest grace unless one is given.
 const GRACE: Duration = Duration::from_secs(5);
@@ -23,34 +26,41 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new()?;
+    tell_events(args.verbose);
+    if store.url.is_none() {
+        let own = store::url(store)?;
+        say(&format!("no --url and no DLOCK_URL: this lock is among this user's processes on this machine ({own})"));
+    }
     let label = args.label.clone().unwrap_or_else(|| label(&args));
     let locks = tokio::select! {
         locks = store::connect(store, Some(label)) => locks?,
         number = signals.next() => return Ok(by_signal(number)),
     };
     let lock = lock(&locks, &args);
-    let guard = tokio::select! {
-        guard = obtain(&locks, &lock, &args) => guard?,
+    let grace = grace(&lock, &args)?;
+    let obtained = tokio::select! {
+        obtained = obtain(&locks, &lock, &args) => obtained,
         number = signals.next() => {
             // What waited withdraws.
             let _ = locks.close().await;
             return Ok(by_signal(number));
         }
     };
-    let started = locks.clock().now();
-    let most = guard.ttl() / 3;
-    let grace = match args.grace {
-        Some(grace) if grace > most => {
-            let (grace, most) = (text::duration(grace), text::duration(most));
-            let message = format!("--grace {grace} is more than a third of the TTL, {most}; take a longer --ttl");
-            return Err(Failure::new(USAGE, message));
+    let guard = match obtained {
+        Ok(guard) => guard,
+        Err(failure) => {
+            // What waited withdraws, if the store can be told at all.
+            let reached = failure.code == NOT_OBTAINED;
+            let _ = tokio::time::timeout(if reached { Duration::MAX } else { FAREWELL }, locks.close()).await;
+            return if reached { Ok(not_obtained(&args, &failure)) } else { Err(failure) };
         }
-        Some(grace) => grace,
-        None => most.min(GRACE),
     };
+    let started = locks.clock().now();
     let cap = args.max_hold.map_or(Moment::MAX, |most| started + most);
     let outcome = supervise(&locks, &guard, &args, (grace, cap), &mut signals).await;
-    if let (Ok(_), Some(least)) = (&outcome, args.at_least) {
+    // A command that could not be started has done nothing to keep others from.
+    let ran = outcome.as_ref().is_ok_and(|code| ![NOT_EXECUTABLE, NOT_FOUND].contains(code));
+    if let Some(least) = args.at_least.filter(|_| ran) {
         tokio::select! {
             () = locks.clock().sleep_until(started + least) => {}
             _ = guard.lost() => {}
@@ -81,6 +91,35 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
         }
         Ok(()) => Ok(code.into()),
     }
+}
+
+/// Lets the library's events appear on the standard error.
+fn tell_events(all: bool) {
+    let told = if all { ("dlock", LevelFilter::DEBUG) } else { ("dlock_core::keeper", LevelFilter::WARN) };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time().with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(Targets::new().with_target(told.0, told.1)).init();
+}
+
+/// The time from SIGTERM to SIGKILL, checked before anything is sent.
+fn grace(lock: &Lock, args: &RunArgs) -> Result<Duration, Failure> {
+    let most = lock.granted_ttl()? / 3;
+    match args.grace {
+        Some(grace) if grace > most => {
+            let (grace, most) = (text::duration(grace), text::duration(most));
+            let message = format!("--grace {grace} is more than a third of the TTL, {most}; take a longer --ttl");
+            Err(Failure::new(USAGE, message))
+        }
+        Some(grace) => Ok(grace),
+        None => Ok(most.min(GRACE)),
+    }
+}
+
+/// Says that others have the lock, unless that is no failure to the caller.
+fn not_obtained(args: &RunArgs, failure: &Failure) -> ExitCode {
+    if args.skip_code != 0 {
+        say(&failure.message);
+    }
+    args.skip_code.into()
 }
 
 fn lost_failure(key: &str, cause: LostCause) -> Failure {
@@ -121,11 +160,12 @@ fn lock(locks: &Locks, args: &RunArgs) -> Lock {
 
 /// Gets the lock, or says who has it.
 async fn obtain(locks: &Locks, lock: &Lock, args: &RunArgs) -> Result<LockGuard, Failure> {
+    let key = &args.key;
     if args.try_once {
-        if let Some(guard) = lock.try_acquire().await? {
-            return Ok(guard);
-        }
-        return Err(not_obtained(locks, &args.key, None).await);
+        return match lock.try_acquire().await? {
+            Some(guard) => Ok(guard),
+            None => Err(held_by_others(key, "", locks.inspect(key).await.ok().as_ref())),
+        };
     }
     let mut acquire = lock.acquire();
     let told = tokio::select! {
@@ -135,24 +175,23 @@ async fn obtain(locks: &Locks, lock: &Lock, args: &RunArgs) -> Result<LockGuard,
     let guard = match told {
         Some(guard) => guard,
         None => {
-            if let Ok(info) = locks.inspect(&args.key).await {
-                say(&format!("waiting for {:?}, held by {}", args.key, text::holders(&info)));
-            }
+            let held =
+                acquire.last_seen().map_or_else(String::new, |info| format!(", held by {}", text::holders(&info)));
+            say(&format!("waiting for {key:?}{held}"));
             acquire.await
         }
     };
     match guard {
-        Err(error) if error.kind() == ErrorKind::TimedOut => Err(not_obtained(locks, &args.key, args.wait).await),
+        Err(error) if error.kind() == ErrorKind::TimedOut => {
+            let within = args.wait.map_or_else(String::new, |waited| format!(" within {}", text::duration(waited)));
+            Err(held_by_others(key, &within, error.lock_info()))
+        }
         guard => Ok(guard?),
     }
 }
 
-async fn not_obtained(locks: &Locks, key: &str, waited: Option<Duration>) -> Failure {
-    let within = waited.map_or_else(String::new, |waited| format!(" within {}", text::duration(waited)));
-    let held = match locks.inspect(key).await {
-        Ok(info) => text::holders(&info),
-        Err(_) => "another".to_owned(),
-    };
+fn held_by_others(key: &str, within: &str, seen: Option<&LockInfo>) -> Failure {
+    let held = seen.map_or_else(|| "others".to_owned(), text::holders);
     Failure::new(NOT_OBTAINED, format!("{key:?} was not obtained{within}: held by {held}"))
 }
 
@@ -202,34 +241,6 @@ async fn supervise(
             }
             number = signals.next() => ward.pass_on(number).await,
         }
-    }
-}
-
-/// The signals that are passed on to the command.
-struct Signals([(SignalStream, i32); 6]);
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        let stream = |kind: SignalKind| Ok::<_, std::io::Error>((signal(kind)?, kind.as_raw_value()));
-        Ok(Self([
-            stream(SignalKind::terminate())?,
-            stream(SignalKind::interrupt())?,
-            stream(SignalKind::hangup())?,
-            stream(SignalKind::quit())?,
-            stream(SignalKind::user_defined1())?,
-            stream(SignalKind::user_defined2())?,
-        ]))
-    }
-
-    /// The number of the next signal. Cancel-safe.
-    async fn next(&mut self) -> i32 {
-        let received = self.0.iter_mut().map(|(stream, number)| {
-            Box::pin(async move {
-                stream.recv().await;
-                *number
-            })
-        });
-        futures_util::future::select_all(received).await.0
     }
 }
 

@@ -1,13 +1,14 @@
 //! The warden's own side.
 
+use super::is_gone;
 use super::message::{LENGTH, Order, Report};
 use crate::cli::WardenArgs;
 use crate::exit::{self, NOT_EXECUTABLE, NOT_FOUND, SIGNAL, SOFTWARE};
+use crate::signals::Signals;
 use dlocks::{Clock, Moment};
+use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, kill_process_group, set_child_subreaper, test_kill_process_group, wait,
-};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, set_child_subreaper, wait};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,6 +44,8 @@ struct Guard {
     ending: Option<Moment>,
     /// Whether it was told to end for the lock's sake.
     cut: bool,
+    /// Whether it was said that it can't be told anything.
+    is_out_of_reach: bool,
 }
 
 /// What `dlock` hands over.
@@ -58,14 +61,7 @@ impl Guard {
         let socket = StdStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let inheritance = receive(&socket)?;
         // The warden outlives what ends others; these handlers are not passed on to the command.
-        let _deaf = [
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::hangup())?,
-            signal(SignalKind::quit())?,
-            signal(SignalKind::user_defined1())?,
-            signal(SignalKind::user_defined2())?,
-        ];
+        let _deaf = Signals::new()?;
         let mut children = signal(SignalKind::child())?;
         // Orphans of the group become our children, so that their end is seen.
         set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -97,6 +93,7 @@ impl Guard {
             deadline: inheritance.deadline,
             ending: None,
             cut: false,
+            is_out_of_reach: false,
         };
         Report::Started(u64::from(child.id())).write(&mut reports).await;
         guard.watch(&mut orders, &mut children, &mut reports).await
@@ -111,7 +108,7 @@ impl Guard {
         let mut listening = true;
         loop {
             self.reap()?;
-            if self.is_group_gone() {
+            if is_gone(self.group) {
                 let ended = Report::Ended(self.status.unwrap_or(u64::from(SOFTWARE)));
                 if self.cut { Report::Cut } else { ended }.write(reports).await;
                 return Ok(());
@@ -170,13 +167,12 @@ impl Guard {
         }
     }
 
-    fn signal_group(&self, signal: Signal) {
-        // Fails only if the group is gone.
-        let _ = kill_process_group(self.group, signal);
-    }
-
-    fn is_group_gone(&self) -> bool {
-        test_kill_process_group(self.group).is_err()
+    fn signal_group(&mut self, signal: Signal) {
+        // What else fails is a group that is gone.
+        if kill_process_group(self.group, signal) == Err(Errno::PERM) && !self.is_out_of_reach {
+            self.is_out_of_reach = true;
+            exit::say("the command runs as another user, and takes no signals from this one: it can't be ended");
+        }
     }
 
     /// Collects whoever has ended.
@@ -184,8 +180,8 @@ impl Guard {
         loop {
             match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
                 Ok(Some((pid, status))) => self.reaped(pid, status),
-                Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
+                Ok(None) | Err(Errno::CHILD) => return Ok(()),
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -1,9 +1,10 @@
 //! The side of `dlock`: what the warden is told, and what it tells.
 
+use super::is_gone;
 use super::message::{Order, Report};
 use crate::exit::Failure;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -108,7 +109,7 @@ impl Ward {
             Some(Report::Cut) => Ok(News::Cut),
             Some(Report::Started(_)) | None => {
                 if let Some(group) = self.group {
-                    while test_kill_process_group(group).is_ok() {
+                    while !is_gone(group) {
                         let _ = kill_process_group(group, Signal::KILL);
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
