@@ -14,6 +14,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[serde(transparent)]
 pub struct FencingToken(pub u64);
 
+impl FencingToken {
+    /// The token as a database binds it: a `bigint`. Every token of this crate's backends is below 2^63; a larger one is
+    /// [`i64::MAX`].
+    pub fn as_i64(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
+    }
+}
+
 impl fmt::Display for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

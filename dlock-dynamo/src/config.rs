@@ -29,6 +29,8 @@ const PARAMETERS: &[&str] = &["region", "endpoint", "create", "deletion_protecti
 const POLL: Duration = Duration::from_millis(500);
 /// The looks of a client are up to this many times as far apart, so that clients do not look all at once.
 pub(crate) const JITTER: f64 = 1.25;
+/// With its jitter no more than the 5 s after which a waiter must repeat its request to keep its place.
+const LONGEST_POLL: Duration = Duration::from_secs(4);
 /// How far apart the clocks of the service's servers may be, unless the URL says otherwise (rule C4).
 const CLOCK_MARGIN: Duration = Duration::from_secs(2);
 /// The `Date` of a reply names a whole second.
@@ -70,8 +72,8 @@ impl Settings {
             return wrong("the parameter endpoint begins with http:// or https://".to_owned());
         }
         let poll = url.duration("poll")?.unwrap_or(POLL);
-        if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&poll) {
-            return wrong("the parameter poll is out of range; give a duration from 10ms to 60s".to_owned());
+        if !(Duration::from_millis(10)..=LONGEST_POLL).contains(&poll) {
+            return wrong("the parameter poll is out of range; give a duration from 10ms to 4s".to_owned());
         }
         let clock_margin = url.duration("clock_margin")?.unwrap_or(CLOCK_MARGIN);
         if !(CLOCK_MARGIN..=Duration::from_secs(3600)).contains(&clock_margin) {
@@ -120,6 +122,7 @@ pub fn driver() -> Driver {
         async move { Ok(Arc::new(DynamoBackend::new(crate::DynamoStore::connect(&url).await?)) as Arc<dyn LockBackend>) }
             .boxed()
     })
+    .with_init(|url| async move { crate::DynamoStore::init(&url).await }.boxed())
 }
 
 #[cfg(test)]
@@ -145,7 +148,7 @@ mod tests {
             ("dynamodb://ab", "no name of a table"),
             ("dynamodb://lo%2Fcks", "no name of a table"),
             ("dynamodb://locks?endpoint=localhost:8000", "begins with http"),
-            ("dynamodb://locks?poll=1ms", "10ms to 60s"),
+            ("dynamodb://locks?poll=1ms", "10ms to 4s"),
             ("dynamodb://locks?clock_margin=1s", "2s to 1h"),
             ("dynamodb://locks?create=maybe", "true or false"),
         ] {

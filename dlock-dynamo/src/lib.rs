@@ -7,7 +7,7 @@
 //! - `create=true`: makes the table if it is missing, with on-demand capacity, and waits until it is active (connecting then
 //!   takes up to a minute); without it a missing table is an error that shows the command to run;
 //! - `deletion_protection=true`: protects the table that is made;
-//! - `poll`: how far apart a client looks at a lock that it waits for, `500ms` unless given, from 10 ms to 60 s. The shortest
+//! - `poll`: how far apart a client looks at a lock that it waits for, `500ms` unless given, from 10 ms to 4 s. The shortest
 //!   TTL is four times that, and at least a second;
 //! - `clock_margin`: how far apart the clocks of the service's servers may be, `2s` unless given, and not less: a lease that
 //!   nobody renews ends so much later for others.

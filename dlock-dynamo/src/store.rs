@@ -79,6 +79,21 @@ impl DynamoStore {
         Ok(Self(Arc::new(Shared { client, exchange, settings, reads, ticks, advice })))
     }
 
+    /// Makes the table of a `dynamodb://` URL if it is missing, and says so: what `dlock init` does.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe; a table that is being made is made all the same.
+    ///
+    /// # Errors
+    /// As [`DynamoStore::connect`] with `create=true`.
+    pub async fn init(url: &StoreUrl) -> Result<String> {
+        let (settings, time) = (Settings { create: true, ..Settings::of(url)? }, Corrected::default());
+        let client = client(url, &settings, &time).await?;
+        let made = prepare(&client, &Exchange { clock: Clock::system(), time }, &settings).await?;
+        let done = if made { "made" } else { "found" };
+        Ok(format!("{done} the table {}; it is ready", settings.table))
+    }
+
     fn clock_now(&self) -> Moment {
         self.0.exchange.clock.now()
     }

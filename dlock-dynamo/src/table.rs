@@ -40,10 +40,11 @@ pub(crate) fn advice(table: &str) -> String {
 }
 
 /// Sees to it that the table is there and can be read, and that replies tell the time.
-pub(crate) async fn prepare(client: &Client, exchange: &Exchange, settings: &Settings) -> Result<()> {
+pub(crate) async fn prepare(client: &Client, exchange: &Exchange, settings: &Settings) -> Result<bool> {
     let (now, advice) = (exchange.clock.now(), advice(&settings.table));
     let mut found = look(client, exchange, settings, now + settings.op_timeout).await?;
-    if settings.create && is_missing(&found) {
+    let make = settings.create && is_missing(&found);
+    if make {
         create(client, exchange, settings, &advice).await?;
         let (end, mut pauses) = (exchange.clock.now() + ACTIVE, backoff());
         while is_missing(&found) && exchange.clock.now() < end {
@@ -56,7 +57,7 @@ pub(crate) async fn prepare(client: &Client, exchange: &Exchange, settings: &Set
         let message = "the replies have no Date header, by which leases end; take out the proxy that removes it";
         return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
-    Ok(())
+    Ok(make)
 }
 
 /// Reads a key that no lock has: that needs no further right, and fails as long as the table is not active.

@@ -91,8 +91,19 @@ fn by_number(number: u16) -> (Problem, Effect) {
 pub(crate) struct Advice<'a> {
     pub(crate) table: &'a str,
     pub(crate) create: &'a str,
-    /// Whether the table is being made.
-    pub(crate) init: bool,
+    /// Who asks.
+    pub(crate) asker: Asker,
+}
+
+/// Who ran into an error: there is something else to do about it for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// A backend, which has a URL.
+    Locks,
+    /// What makes the tables.
+    Init,
+    /// A fence, in a connection of the caller's.
+    Fence,
 }
 
 impl Advice<'_> {
@@ -104,13 +115,16 @@ impl Advice<'_> {
                 "the database refused the credentials, the user or its password; check both in the URL".into()
             }
             Problem::Database => "there is no such database or schema; make it, or name another in the URL".into(),
-            Problem::Right if self.init => {
+            Problem::Right if self.asker == Asker::Init => {
                 format!("this user may not make or change the table {table}; let one who may run: {}", self.create)
             }
             Problem::Right => format!(
                 "this user may not do that; let one who may run: GRANT SELECT, INSERT, UPDATE ON {table} TO the_user (and DELETE \
                  for purge_after)"
             ),
+            Problem::Table if self.asker == Asker::Fence => {
+                format!("the table of fences {table} is missing; run in this database: {}", self.create)
+            }
             Problem::Table => format!(
                 "the table {table} is missing; run `dlock init` with this URL, add create=true to it, or run: {}",
                 self.create

@@ -17,7 +17,7 @@
 //! The lock may be kept in another store: the token counts, not where it comes from. But tokens of two stores do not compare:
 //! when you move a lock, remove the resource's row. Nothing else removes it: a fence lives as long as what it guards. [`Transaction`] is that of `sqlx` 0.9.
 
-use crate::error::Advice;
+use crate::error::{Advice, Asker};
 use crate::schema::{mysql_fences, postgres_fences};
 use async_trait::async_trait;
 use dlock_core::fence::StaleToken;
@@ -64,7 +64,7 @@ pub async fn admit_in<DB: Fenced>(
         .map_err(|_| Error::new(ErrorKind::InvalidConfig, "a fencing token of 2^63 and above is no dlock token"))?;
     let highest = DB::raise(transaction, &options.table, resource.as_str(), own).await;
     let create = DB::create(&options.table);
-    let advice = Advice { table: &options.table, create: &create, init: false };
+    let advice = Advice { table: &options.table, create: &create, asker: Asker::Fence };
     let highest = highest.map_err(|error| advice.error(error).during("fence", None))?;
     if highest > own {
         return Err(StaleToken { token, highest: FencingToken(highest.unsigned_abs()) }.into());

@@ -59,7 +59,7 @@ pub use config::{MYSQL_CAPABILITIES, POSTGRES_CAPABILITIES, driver};
 pub use mysql::{MySqlBackend, MySqlStore};
 pub use options::SqlOptions;
 pub use postgres::{PostgresBackend, PostgresStore};
-pub use schema::{mysql_schema, postgres_schema};
+pub use schema::{mysql_fences, mysql_schema, postgres_fences, postgres_schema};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/FENCING.md")]

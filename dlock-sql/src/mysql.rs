@@ -2,7 +2,7 @@
 
 use crate::columns::Columns;
 use crate::config::{LOOK, place};
-use crate::error::{Advice, no_answer};
+use crate::error::{Advice, Asker, no_answer};
 use crate::lent::on;
 use crate::options::{Connection, LEAST_IDLE, SqlOptions, Tls};
 use crate::postgres::TRUSTED;
@@ -169,7 +169,7 @@ impl MySqlStore {
         let (table, create) = (options.table.as_str(), mysql_schema(&options.table));
         let found = clock.timeout_at(clock.now() + options.op_timeout, init(&pool, table, &create)).await;
         let found = found.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        let found = found.map_err(|error| Advice { table, create: &create, init: true }.error(error))?;
+        let found = found.map_err(|error| Advice { table, create: &create, asker: Asker::Init }.error(error))?;
         clock.timeout_at(clock.now() + options.op_timeout, pool.close()).await;
         found.made(table)
     }
@@ -178,7 +178,7 @@ impl MySqlStore {
         let (clock, sql) = (Clock::system(), Sql::new(&options.table));
         let give_up = clock.now() + options.op_timeout;
         // Whether it is the making that fails, or the use.
-        let (made, asked) = (|error| (true, error), |error| (false, error));
+        let (made, asked) = (|error| (Asker::Init, error), |error| (Asker::Locks, error));
         let prepared = async {
             let found = match found(&pool, &options.table).await.map_err(asked)? {
                 old if options.create && old.is_to_be_made() => {
@@ -190,9 +190,9 @@ impl MySqlStore {
             // A table on which this user has no right looks as if it were missing; this tells them apart.
             sqlx::query(AssertSqlSafe(sql.read.clone())).bind("").fetch_all(&pool).await.map(|_| found).map_err(asked)
         };
-        let found = clock.timeout_at(give_up, prepared).await.unwrap_or(Err((false, sqlx::Error::PoolTimedOut)));
-        let found =
-            found.map_err(|(init, error)| Advice { table: &options.table, create: &sql.create, init }.error(error))?;
+        let found = clock.timeout_at(give_up, prepared).await.unwrap_or(Err((Asker::Locks, sqlx::Error::PoolTimedOut)));
+        let found = found
+            .map_err(|(asker, error)| Advice { table: &options.table, create: &sql.create, asker }.error(error))?;
         found.check(&options.table, &sql.create)?;
         let purge_after = options.purge_after;
         let store = Arc::new_cyclic(|weak| {
@@ -221,7 +221,7 @@ impl MySqlStore {
     }
 
     fn failed(&self, error: sqlx::Error) -> dlock_core::Error {
-        Advice { table: &self.0.options.table, create: &self.0.sql.create, init: false }.error(error)
+        Advice { table: &self.0.options.table, create: &self.0.sql.create, asker: Asker::Locks }.error(error)
     }
 
     fn reading(&self, micros: u64, sent: Moment) -> StoreReading {

@@ -2,7 +2,7 @@
 
 use crate::columns::Columns;
 use crate::config::{LOOK, place};
-use crate::error::{Advice, no_answer};
+use crate::error::{Advice, Asker, no_answer};
 use crate::listen::{CHANNEL, listen};
 use crate::options::{Connection, LEAST_IDLE, SqlOptions, Tls};
 use crate::purge::{self, Purges};
@@ -187,7 +187,7 @@ impl PostgresStore {
         let (table, create) = (options.table.as_str(), postgres_schema(&options.table));
         let found = clock.timeout_at(clock.now() + options.op_timeout, init(&pool, table, &create)).await;
         let found = found.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        let found = found.map_err(|error| Advice { table, create: &create, init: true }.error(error))?;
+        let found = found.map_err(|error| Advice { table, create: &create, asker: Asker::Init }.error(error))?;
         clock.timeout_at(clock.now() + options.op_timeout, pool.close()).await;
         found.made(table)
     }
@@ -196,7 +196,7 @@ impl PostgresStore {
         let (clock, wakes, sql) = (Clock::system(), Wakes::default(), Sql::new(&options.table));
         let give_up = clock.now() + options.op_timeout;
         // Whether it is the making that fails, or the use.
-        let (made, asked) = (|error| (true, error), |error| (false, error));
+        let (made, asked) = (|error| (Asker::Init, error), |error| (Asker::Locks, error));
         let prepared = async {
             let found = match found(&pool, &options.table).await.map_err(asked)? {
                 old if options.create && old.is_to_be_made() => {
@@ -210,9 +210,9 @@ impl PostgresStore {
             }
             Ok(found)
         };
-        let found = clock.timeout_at(give_up, prepared).await.unwrap_or(Err((false, sqlx::Error::PoolTimedOut)));
-        let found =
-            found.map_err(|(init, error)| Advice { table: &options.table, create: &sql.create, init }.error(error))?;
+        let found = clock.timeout_at(give_up, prepared).await.unwrap_or(Err((Asker::Locks, sqlx::Error::PoolTimedOut)));
+        let found = found
+            .map_err(|(asker, error)| Advice { table: &options.table, create: &sql.create, asker }.error(error))?;
         found.check(&options.table, &sql.create)?;
         let listening = match options.pooler {
             true => None,
@@ -253,12 +253,12 @@ impl PostgresStore {
     }
 
     async fn rows(&self, statement: &str, args: &[Arg<'_>]) -> Result<Vec<PgRow>> {
-        let advice = Advice { table: &self.0.options.table, create: &self.0.sql.create, init: false };
+        let advice = Advice { table: &self.0.options.table, create: &self.0.sql.create, asker: Asker::Locks };
         rows(&self.0.pool, self.0.pooled, statement, args).await.map_err(|error| advice.error(error))
     }
 
     fn read_as<T: for<'r> FromRow<'r, PgRow>>(&self, row: &PgRow) -> Result<T> {
-        let advice = Advice { table: &self.0.options.table, create: &self.0.sql.create, init: false };
+        let advice = Advice { table: &self.0.options.table, create: &self.0.sql.create, asker: Asker::Locks };
         T::from_row(row).map_err(|error| advice.error(error))
     }
 

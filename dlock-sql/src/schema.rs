@@ -111,8 +111,8 @@ pub fn postgres_schema(table: &str) -> String {
     )
 }
 
-/// The SQL that makes a table of fences in PostgreSQL.
-pub(crate) fn postgres_fences(table: &str) -> String {
+/// The SQL that makes a table of fences in PostgreSQL: all that a database needs whose locks are kept elsewhere.
+pub fn postgres_fences(table: &str) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {table} (resource text COLLATE \"C\" PRIMARY KEY, token bigint NOT NULL, \
          changed timestamptz NOT NULL)"
@@ -135,8 +135,8 @@ pub fn mysql_schema(table: &str) -> String {
     )
 }
 
-/// The SQL that makes a table of fences in MySQL or MariaDB.
-pub(crate) fn mysql_fences(table: &str) -> String {
+/// The SQL that makes a table of fences in MySQL or MariaDB: all that a database needs whose locks are kept elsewhere.
+pub fn mysql_fences(table: &str) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {table} (resource varbinary(255) PRIMARY KEY, token bigint NOT NULL, \
          changed datetime(6) NOT NULL) ENGINE = InnoDB"
