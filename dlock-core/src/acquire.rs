@@ -69,7 +69,7 @@ pub(crate) fn acquire(lock: Lock) -> Acquire {
             obtained.map_err(|error| client.in_context(error, "acquire", request.key()))
         }
     };
-    let future = InPlace::new(client.runtime().clone(), cancel, Box::pin(client.track(work)));
+    let future = InPlace::new(client.runtime().clone(), cancel, client.begun(work));
     Acquire { future, asked: request.map(|request| (client, request)) }
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn try_acquire(lock: Lock) -> TryAcquire {
             obtained.map_err(|error| client.in_context(error, "acquire", request.key()))
         }
     };
-    TryAcquire(InPlace::new(client.runtime().clone(), None, Box::pin(client.track(work))))
+    TryAcquire(InPlace::new(client.runtime().clone(), None, client.begun(work)))
 }
 
 async fn try_obtain(client: &Arc<Client>, request: &Request, mut terms: Terms) -> Result<Option<LockGuard>> {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 /// A store that keeps locks.
 ///
 /// A store without a lock recipe of its own implements [`RecordStore`](crate::record::RecordStore) instead, and
-/// [`RecordBackend`](crate::record::RecordBackend) makes this of it. The numbered obligations are those of the
-/// conformance suite.
+/// [`RecordBackend`](crate::record::RecordBackend) makes this of it. The numbered obligations are cases of the
+/// conformance suite; what is called a rule stands in `docs/RULES.md`.
 ///
 /// **Calls that may change the store** (`try_acquire`, `acquire`, `withdraw`, `break_lock`, and a lease's `renew` and
 /// `release`) are never dropped by core before they end. Each answers within the request's `op_timeout` (or by its
@@ -46,12 +46,12 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     ///
     /// - W1. A grant is noticed at once (or within the declared poll interval). W2. So is a holder's expiry.
     /// - W4. Where FIFO is declared, waiters are granted in order of arrival.
-    /// - E6 of the protocols: a granted waiter believes its lease no longer than the store keeps it (L11).
+    /// - Rule E6: a granted waiter believes its lease no longer than the store keeps it (L11).
     /// - It calls [`Request::is_waiting`] whenever the store has said that this acquisition waits.
     /// - C1. When cancel fires it withdraws its entry and answers [`Attempt::Held`] within `op_timeout`; a lease that
     ///   was granted meanwhile may be answered as well, and core releases it.
     /// - After a retryable error core calls it again with the same request: it finds its entry again by the holder id.
-    ///   When core gives up it calls [`withdraw`](LockBackend::withdraw) instead, and never `acquire` again (R1).
+    ///   When core gives up it calls [`withdraw`](LockBackend::withdraw) instead, and never `acquire` again (rule R1).
     ///
     /// # Cancel safety
     /// Not cancel-safe: core never drops it.
@@ -61,7 +61,7 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     async fn acquire(&self, request: &Request) -> Result<Attempt>;
 
     /// Removes the acquisition, be it waiter or holder, and sees to it that a request of it that is still under way
-    /// changes nothing when it arrives (R3). Idempotent.
+    /// changes nothing when it arrives (rule R3). Idempotent.
     ///
     /// # Cancel safety
     /// Not cancel-safe: core never drops it.

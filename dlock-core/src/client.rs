@@ -6,8 +6,8 @@ use crate::keeper::Keeper;
 use crate::observe::Observer;
 use crate::turns::{Turn, Turns};
 use crate::{
-    Attempt, Cancel, Capabilities, Clock, Error, ErrorKind, Lease, LockBackend, LockInfo, LockKey, Moment, Release,
-    Request, Result,
+    Attempt, BoxFuture, Cancel, Capabilities, Clock, Error, ErrorKind, Lease, LockBackend, LockInfo, LockKey, Moment,
+    Release, Request, Result,
 };
 use futures_core::stream::BoxStream;
 use futures_util::StreamExt;
@@ -129,6 +129,15 @@ impl Client {
     /// `future`, for which `close` waits.
     pub(crate) fn track<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         self.tracker.track_future(future)
+    }
+
+    /// `work` in a box, for which `close` waits once it was begun.
+    pub(crate) fn begun<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> BoxFuture<T> {
+        let client = self.clone();
+        Box::pin(async move { client.track(work).await })
     }
 
     /// Lets a call end that nobody awaits. On a runtime that is gone it does nothing.

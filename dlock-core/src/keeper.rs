@@ -232,10 +232,12 @@ impl Shared {
             }
             Ok(Err(error)) => {
                 tracing::warn!(key = %held.key(), error = %error.chain(), "could not renew the lock; trying again");
+                held.0.client.observer().renew_failed();
                 now + pause(&held, now)
             }
             Err(_panic) => {
                 tracing::error!(key = %held.key(), "renewing the lock panicked; trying again");
+                held.0.client.observer().renew_failed();
                 now + pause(&held, now)
             }
         };

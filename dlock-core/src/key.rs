@@ -47,7 +47,7 @@ impl LockKey {
 
     /// The key as one segment of a path, for stores whose names are paths: percent-encoded where it has a slash, a
     /// percent sign, a space, a leading dot or anything beyond ASCII. Two keys never share a segment, and no segment is
-    /// `.` or `..` or has a slash (protocols, rule Q1).
+    /// `.` or `..` or has a slash (rule Q1).
     ///
     /// ```
     /// # use dlock_core::LockKey;

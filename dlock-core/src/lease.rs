@@ -12,7 +12,7 @@ use tokio::sync::{Notify, SetOnce};
 
 /// The store's grant of a lock to one holder, for its TTL.
 ///
-/// The obligations bind every backend; the suite has a case of the same number for each.
+/// The obligations bind every backend; the suite has a case for each number that is not called a rule.
 #[async_trait]
 pub trait Lease: fmt::Debug + Send + Sync + 'static {
     /// The acquisition that holds. Not always the request's first id: see [`Request::start_anew`](crate::Request::start_anew).
@@ -49,7 +49,7 @@ pub trait Lease: fmt::Debug + Send + Sync + 'static {
     ///
     /// - L3. Once another was granted the lock, or the store no longer knows this holder: [`ErrorKind::LeaseLost`], and
     ///   nothing in the store changes. It touches only what exists: it never creates (L6).
-    /// - K1. It answers by `give_up`, whatever the socket does: [`ErrorKind::Unavailable`].
+    /// - Rule K1: it answers by `give_up`, whatever the socket does: [`ErrorKind::Unavailable`].
     ///
     /// # Cancel safety
     /// Not cancel-safe: core never drops it.
@@ -65,9 +65,9 @@ pub trait Lease: fmt::Debug + Send + Sync + 'static {
     ///
     /// - L4. A lease that another has since taken is [`Release::AlreadyLost`], and the new holder keeps the lock: the
     ///   release is conditional on the holder id. L5. It is idempotent.
-    /// - R4. A repeated release that finds its id gone answers `Released` if its reply came before the deadline, else
+    /// - Rule R4: a repeated release that finds its id gone answers `Released` if its reply came before the deadline, else
     ///   `AlreadyLost`.
-    /// - K1. It answers by `give_up`. A waiter is granted by the same request where the store can.
+    /// - Rule K1: it answers by `give_up`. A waiter is granted by the same request where the store can.
     ///
     /// # Cancel safety
     /// Not cancel-safe: core never drops it.

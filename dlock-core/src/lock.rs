@@ -90,11 +90,22 @@ impl Lock {
         self
     }
 
+    /// The TTL that the store grants: the one that is set up, raised to what the store can do.
+    ///
+    /// # Errors
+    /// As [`acquire`](Lock::acquire), for what was set up wrongly.
+    pub fn granted_ttl(&self) -> Result<Duration> {
+        let asked = self.request().map_err(|error| error.during("acquire", None));
+        asked.map(|(request, _)| request.ttl().get())
+    }
+
     /// Waits until the lock is held.
     ///
     /// # Cancel safety
     /// Cancel-safe: dropped at any moment, it leaves no lock and no place in the queue behind. What is under way in the
-    /// store ends in the background, on the client's runtime. Never polled, it sends nothing.
+    /// store ends in the background, on the client's runtime. Never polled, it sends nothing. Once begun it must be polled on
+    /// or dropped: kept aside (as `&mut acquire` while another arm of a `select!` works) it may hold up other calls of this
+    /// client for the same key, with `local_queue` for as long as it is kept.
     ///
     /// # Errors
     /// - [`TimedOut`](ErrorKind::TimedOut): others held the lock for as long as [`wait_at_most`](Lock::wait_at_most)

@@ -85,7 +85,7 @@ impl Locks {
         self.0.list(prefix)
     }
 
-    /// Takes the lock from a holder, or removes a waiter. `false` if that id is not there: then nothing changes. Its
+    /// Takes the lock from a holder, or its place from a waiter, which then queues again at the end. `false` if that id is not there: then nothing changes. Its
     /// holder learns it at its next renewal at the latest, and may work under the lock until then: look at
     /// [`Locks::inspect`] first.
     ///
@@ -110,6 +110,12 @@ impl Locks {
 
     /// Closes the client: it refuses new work, what waits gives up with [`ErrorKind::Closed`], what is held is released,
     /// and connections and sessions end. Idempotent.
+    ///
+    /// It takes the locks from bodies that still run: [`Held::lost`](crate::Held::lost) tells them
+    /// [`Released`](crate::LostCause::Released), and a body of [`Lock::run`] is dropped. So it comes after the work has drained.
+    ///
+    /// It waits for calls that are under way, for one `op_timeout` at the most. An [`Acquire`](crate::Acquire) that was begun
+    /// must be polled on or dropped: one that is kept aside costs that time, and what it asked for is left to its TTL.
     ///
     /// # Cancel safety
     /// Cancel-safe: once begun, it ends in the background.

@@ -1,7 +1,7 @@
 //! What a client tells `metrics`; nothing without that feature.
 //!
 //! `dlock_held` and `dlock_waiting` are gauges; `dlock_wait_seconds` and `dlock_hold_seconds` histograms;
-//! `dlock_contended_total` and `dlock_lost_total{cause}` counters. All carry `backend`.
+//! `dlock_contended_total`, `dlock_renew_failed_total` and `dlock_lost_total{cause}` counters. All carry `backend`.
 
 use crate::LostCause;
 use std::time::Duration;
@@ -24,6 +24,7 @@ impl Observer {
     }
     pub(crate) fn acquired(self, _waited: Duration) {}
     pub(crate) fn contended(self) {}
+    pub(crate) fn renew_failed(self) {}
     pub(crate) fn ended(self, _held: Duration) {}
     pub(crate) fn lost(self, _cause: LostCause) {}
 }
@@ -44,6 +45,7 @@ impl Observer {
             "From holding to giving up or losing"
         );
         metrics::describe_counter!("dlock_contended_total", "Attempts that found the lock held by another");
+        metrics::describe_counter!("dlock_renew_failed_total", "Renewals that failed and are tried again");
         metrics::describe_counter!("dlock_lost_total", "Leases lost, by cause");
         Self { backend }
     }
@@ -60,6 +62,10 @@ impl Observer {
 
     pub(crate) fn contended(self) {
         metrics::counter!("dlock_contended_total", "backend" => self.backend).increment(1);
+    }
+
+    pub(crate) fn renew_failed(self) {
+        metrics::counter!("dlock_renew_failed_total", "backend" => self.backend).increment(1);
     }
 
     pub(crate) fn ended(self, held: Duration) {
