@@ -76,7 +76,7 @@ impl Need {
     }
 }
 
-/// All cases, in the order of their numbers.
+/// All cases, those about one subject together.
 pub fn cases() -> Vec<Case> {
     [
         crate::cases::exclusion::CASES,

@@ -22,10 +22,12 @@
 //! }
 //! ```
 //!
-//! Each case is a test with a name that begins with its obligation's number, as it stands in the docs of
-//! [`LockBackend`](dlock_core::LockBackend) and [`Lease`](dlock_core::Lease). Cases that the backend's capabilities, or the
-//! harness, rule out are listed as ignored with the reason; what a backend declares not to have must answer `Unsupported`,
-//! and that is a case too.
+//! Each case is a test with a name that begins with its number. What a backend owes in each stands in the tables below; those
+//! that bind one method stand also in the docs of [`LockBackend`](dlock_core::LockBackend) and [`Lease`](dlock_core::Lease),
+//! under the same number. Cases that the backend's capabilities, or the harness, rule out are listed as ignored with the
+//! reason; what a backend declares not to have must answer `Unsupported`, and that is a case too.
+//!
+#![doc = include_str!("cases.md")]
 
 mod case;
 mod cases;

@@ -1,4 +1,4 @@
-//! What a client does: the engine's decisions, and those of its callers (rules R1 to R4).
+//! What a client does: the engine's decisions, and those of its callers (rules R1 to R3).
 
 use crate::clock::reading;
 use crate::network::{Got, Version};

@@ -1,4 +1,4 @@
-//! S1 to S6: shared and permit locks.
+//! S0 to S6: shared and permit locks.
 
 use crate::case::declare;
 use crate::env::{PATIENCE, find_held, grab, queued, release, wait_for, within};

@@ -4,13 +4,13 @@
 use async_trait::async_trait;
 use dlock_core::record::{Change, Record, RecordBackend, RecordStore, Snapshot, StoreReading, StoreTime, Swap};
 use dlock_core::{
-    Capabilities, Clock, Error, ErrorKind, HolderId, Lifetime, LockKey, Moment, Result, Shows, TokenSurvives, Ttl,
-    TtlRange, Wake,
+    Capabilities, Clock, Effect, Error, ErrorKind, HolderId, Lifetime, LockKey, LocksBuilder, Moment, Result, Shows,
+    TokenSurvives, Ttl, TtlRange, Wake,
 };
 use futures_core::stream::BoxStream;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -53,15 +53,30 @@ impl Folder {
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
         let this = self.clone();
         let done = tokio::task::spawn_blocking(move || work(&this)).await;
-        done.map_err(|error| Error::new(ErrorKind::Closed, "the runtime ended").with_source(error))?
+        done.map_err(|error| {
+            let error = Error::new(ErrorKind::Closed, "the runtime ended").with_source(error);
+            error.with_effect(Effect::Unknown)
+        })?
     }
 
-    /// Until it is dropped, no other process changes the key of this path.
-    fn alone(&self, path: &Path) -> Result<File> {
+    /// Until it is dropped, no other process changes the key of this path. A process that was stopped with it in hand
+    /// costs the others their call, and no more.
+    fn alone(&self, path: &Path, give_up: Moment) -> Result<File> {
         fs::create_dir_all(path.parent().unwrap_or(&self.0)).map_err(failed)?;
         let file = File::create(path.with_extension("lock")).map_err(failed)?;
-        file.lock().map_err(failed)?;
-        Ok(file)
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+                Err(TryLockError::WouldBlock) if Clock::system().now() < give_up => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let error = Error::new(ErrorKind::Unavailable, "another process does not let go of the lock's file");
+                    return Err(error.with_effect(Effect::NotApplied));
+                }
+            }
+        }
     }
 
     fn get(&self, path: &Path) -> Result<Option<Row>> {
@@ -130,8 +145,9 @@ impl RecordStore for Folder {
     async fn swap(&self, key: &LockKey, change: Change<'_, u64>) -> Result<Swap<u64>> {
         let (path, key, expected, next) =
             (self.path(key), key.to_string(), change.expected.copied(), change.next.clone());
+        let give_up = change.give_up;
         self.blocking(move |this| {
-            let _alone = this.alone(&path)?;
+            let _alone = this.alone(&path, give_up)?;
             let present = this.get(&path)?;
             if present.as_ref().map(|row| row.version) != expected {
                 return Ok(Swap::Conflict(Some(this.snapshot(present)?)));
@@ -147,7 +163,8 @@ impl RecordStore for Folder {
     }
 
     async fn changed(&self, _key: &LockKey, _waiter: &HolderId, _since: Option<&u64>, at_most: Duration) -> Result<()> {
-        Clock::system().sleep(at_most.min(LOOK)).await;
+        // Apart, so that a crowd does not look at one moment.
+        Clock::system().sleep(at_most.min(LOOK.mul_f64(rand::random_range(0.7..=1.0)))).await;
         Ok(())
     }
 
@@ -177,9 +194,9 @@ impl RecordStore for Folder {
     }
 
     async fn purge(&self, key: &LockKey, expected: &u64) -> Result<bool> {
-        let (path, expected) = (self.path(key), *expected);
+        let (path, expected, give_up) = (self.path(key), *expected, Clock::system().now() + LocksBuilder::OP_TIMEOUT);
         self.blocking(move |this| {
-            let _alone = this.alone(&path)?;
+            let _alone = this.alone(&path, give_up)?;
             let is_it = this.get(&path)?.is_some_and(|row| row.version == expected);
             if is_it {
                 fs::remove_file(&path).map_err(failed)?;
