@@ -21,13 +21,16 @@ pub(crate) struct Bench {
     /// Few and short rounds
     #[arg(long)]
     quick: bool,
+    /// Rounds of each contender (7, and 3 if quick)
+    #[arg(long)]
+    rounds: Option<u32>,
     /// Only contenders whose name has this in it; the floors always
     #[arg(long)]
     only: Option<String>,
     /// Only workloads whose name has this in it
     #[arg(long)]
     workload: Option<String>,
-    /// Write the tables into docs/PERFORMANCE.md as well
+    /// Write the tables and plots into docs/PERFORMANCE.md as well
     #[arg(long, conflicts_with_all = ["only", "workload"])]
     docs: bool,
 }
@@ -104,6 +107,9 @@ pub(crate) fn bench(wanted: &Bench) -> Done {
         if wanted.quick {
             compare.arg("--quick");
         }
+        if let Some(rounds) = wanted.rounds {
+            compare.arg("--rounds").arg(rounds.to_string());
+        }
         for (name, value) in [("--only", &wanted.only), ("--workload", &wanted.workload)] {
             compare.args(value.iter().flat_map(|value| [name, value.as_str()]));
         }
@@ -133,20 +139,33 @@ fn tell(report: &Report, folder: &Path, docs: bool) -> Done {
     let plots = dlock_bench::plots::write(report, &folder.join("plots")).map_err(|error| error.to_string())?;
     println!("{markdown}\nthe report and {} plots are in {}", plots.len(), folder.display());
     if docs {
-        return into_docs(&markdown);
+        return into_docs(report, &markdown);
     }
     Ok(())
 }
 
-/// The tables go between two marks of docs/PERFORMANCE.md.
-fn into_docs(tables: &str) -> Done {
+/// The tables go between two marks of docs/PERFORMANCE.md, each store's below its plots.
+fn into_docs(report: &Report, tables: &str) -> Done {
     const MARKS: (&str, &str) = ("<!-- tables: begin -->", "<!-- tables: end -->");
     let path = root().join("docs/PERFORMANCE.md");
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let parts = text.split_once(MARKS.0).and_then(|(head, rest)| Some((head, rest.split_once(MARKS.1)?.1)));
     let (head, tail) = parts.ok_or_else(|| format!("{} has no marks {MARKS:?}", path.display()))?;
+    let folder = root().join("docs/plots");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
+    let plots = dlock_bench::plots::write(report, &folder).map_err(|error| error.to_string())?;
     // Stores stand below the heading that is there.
-    let tables = tables.replace("\n## ", "\n### ");
+    let mut tables = tables.replace("\n## ", "\n### ");
+    for store in report.stores() {
+        let names = plots.iter().filter_map(|path| path.file_name()?.to_str());
+        let images: String = names
+            .filter_map(|name| Some((name, name.strip_prefix(store)?.strip_prefix('-')?.strip_suffix(".svg")?)))
+            .map(|(name, what)| format!("![{store}: {what}](plots/{name})\n"))
+            .collect();
+        tables = tables.replace(&format!("\n### {store}\n"), &format!("\n### {store}\n\n{images}"));
+    }
     let text = format!("{head}{}\n\n{}\n\n{}{tail}", MARKS.0, tables.trim(), MARKS.1);
     std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
 }
@@ -157,7 +176,8 @@ fn circumstances(wanted: &Bench) -> Vec<String> {
         text.lines().next().unwrap_or("unknown").trim().to_owned()
     };
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let length = if wanted.quick { "quick: 3 rounds of 0.3 s" } else { "7 rounds of 0.8 s" };
+    let (rounds, length) = if wanted.quick { (3, "0.3 s") } else { (7, "0.8 s") };
+    let length = format!("{} rounds of {length}", wanted.rounds.unwrap_or(rounds));
     vec![
         format!("{cores} cores, servers and clients on one machine over loopback; {length} each, all contenders in turn"),
         format!("{}; {}", first("rustc", &["--version"]), first("redis-server", &["--version"])),
