@@ -17,6 +17,7 @@ pub fn markdown(report: &Report) -> String {
     for note in &report.notes {
         let _ = writeln!(text, "- {note}");
     }
+    text += &summary(report);
     for store in report.stores() {
         let _ = writeln!(text, "\n## {store}");
         for workload in names(report, store) {
@@ -33,6 +34,33 @@ pub fn markdown(report: &Report) -> String {
             }
         }
         let _ = write!(text, "{}", remarks(report, store));
+    }
+    text
+}
+
+/// dlock's ratio to the floor in the workloads that say most, and behind it that of the best peer.
+fn summary(report: &Report) -> String {
+    const TOLD: [&str; 4] = ["lone pair", "64 tasks × 64 keys", "16 tasks × 1 key", "256 tasks × 1 key"];
+    let told: Vec<_> = TOLD.into_iter().filter(|name| report.rows.iter().any(|row| row.workload == *name)).collect();
+    if told.is_empty() {
+        return String::new();
+    }
+    let mut text =
+        format!("\n| ratio to the floor (best peer) | {} |\n|---|{}\n", told.join(" | "), "---:|".repeat(told.len()));
+    for store in report.stores() {
+        let cells = told.iter().map(|workload| {
+            let rows = rows(report, store, workload);
+            let best = |role| {
+                let ratios = rows.iter().filter(|row| row.role == role).filter_map(|row| Some(row.ratio?.0));
+                ratios.max_by(f64::total_cmp).map(ratio_text)
+            };
+            match (best(Role::Dlock), best(Role::Peer)) {
+                (Some(own), Some(peer)) => format!("**{own}** ({peer})"),
+                (Some(own), None) => format!("**{own}**"),
+                (None, _) => "-".to_owned(),
+            }
+        });
+        let _ = writeln!(text, "| {store} | {} |", cells.collect::<Vec<_>>().join(" | "));
     }
     text
 }

@@ -5,9 +5,13 @@ use dlock_core::record::StoreReading;
 use dlock_core::{Clock, LockKey, Moment, Result};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// What a read found: the item as it is, so that each reader tells for itself what is wrong with it.
 pub(crate) type Found = (Option<Item>, Option<StoreReading>);
+
+/// How long one waits for another's read, which may be that of a future that nobody polls.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 type Last = Arc<tokio::sync::Mutex<Option<(Moment, Found)>>>;
 
@@ -29,7 +33,9 @@ impl Reads {
     ) -> Result<Found> {
         let asked = clock.now();
         let shared = Shared { reads: self, key, last: self.entry(key) };
-        let mut last = shared.last.lock().await;
+        let Some(mut last) = clock.timeout_at(asked + PATIENCE, shared.last.lock()).await else {
+            return read.await;
+        };
         if let Some((sent, found)) = &*last
             && *sent > asked
         {
@@ -66,8 +72,8 @@ impl Drop for Shared<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     #[tokio::test]
     async fn a_crowd_shares_reads_that_were_sent_after_it_asked() {
@@ -88,6 +94,16 @@ mod tests {
         // One that gives up leaves the next to itself, and nothing behind.
         let _ = tokio::time::timeout(Duration::from_millis(1), reads.share(&clock, &key, read())).await;
         reads.share(&clock, &key, read()).await.unwrap();
+        assert!(reads.0.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_read_that_nobody_polls_holds_up_no_other() {
+        let (reads, clock, key) = (Reads::default(), Clock::system(), LockKey::new("k").unwrap());
+        let mut aside = Box::pin(reads.share(&clock, &key, std::future::pending()));
+        assert!(aside.as_mut().now_or_never().is_none());
+        reads.share(&clock, &key, async { Ok((None, None)) }).await.unwrap();
+        drop(aside);
         assert!(reads.0.lock().unwrap().is_empty());
     }
 }
