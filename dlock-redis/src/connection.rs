@@ -16,7 +16,7 @@ pub(crate) struct Connection {
     clock: Clock,
     op_timeout: Duration,
     channel: String,
-    current: Mutex<Current>,
+    current: Arc<Mutex<Current>>,
     waiters: Waiters,
 }
 
@@ -25,6 +25,7 @@ pub(crate) struct Connection {
 struct Current {
     manager: Option<ConnectionManager>,
     number: u64,
+    closed: bool,
 }
 
 /// A grant as the push tells it.
@@ -57,7 +58,7 @@ impl Connection {
             clock,
             op_timeout,
             channel: format!("dlock:{:016x}", rand::random::<u64>()),
-            current: Mutex::default(),
+            current: Arc::default(),
             waiters: Waiters::default(),
         };
         let give_up = this.clock.now() + op_timeout;
@@ -82,6 +83,9 @@ impl Connection {
     /// The connection, and its number.
     fn manager(&self) -> Result<(ConnectionManager, u64)> {
         let mut current = locked(&self.current);
+        if current.closed {
+            return Err(Error::new(ErrorKind::Closed, "the client was closed").with_effect(Effect::NotApplied));
+        }
         if let Some(manager) = &current.manager {
             return Ok((manager.clone(), current.number));
         }
@@ -127,36 +131,46 @@ impl Connection {
     }
 
     /// Leaves a connection on which nothing comes any more, without an error, to its fate. Of all the calls that wait on it
-    /// the first does so.
+    /// the first does so. The new one listens as soon as it can: nothing else would make it.
     fn begin_anew(&self, silent: u64) {
         {
             let mut current = locked(&self.current);
             if current.number != silent {
                 return;
             }
-            *current = Current { manager: None, number: silent + 1 };
+            (current.manager, current.number) = (None, silent + 1);
         }
-        if let Ok((mut manager, _)) = self.manager() {
-            let channel = self.channel.clone();
-            let limit = self.op_timeout;
-            let waiters = self.waiters.clone();
-            tokio::spawn(async move {
-                if tokio::time::timeout(limit, manager.subscribe(channel)).await.is_ok_and(|done| done.is_ok()) {
-                    waiters.wake_all();
+        let Ok((mut manager, number)) = self.manager() else { return };
+        let (channel, limit, clock) = (self.channel.clone(), self.op_timeout, self.clock.clone());
+        let (waiters, current) = (self.waiters.clone(), self.current.clone());
+        tokio::spawn(async move {
+            let mut pauses = dlock_core::backoff();
+            while locked(&current).number == number {
+                let listening = manager.subscribe(&channel);
+                if clock.timeout_at(clock.now() + limit, listening).await.is_some_and(|done| done.is_ok()) {
+                    return waiters.wake_all();
                 }
-            });
-        }
+                clock.sleep(pauses.next().unwrap_or_default()).await;
+            }
+        });
     }
 
     /// Ends the connection.
     pub(crate) fn close(&self) {
-        locked(&self.current).manager = None;
+        let mut current = locked(&self.current);
+        *current = Current { manager: None, number: current.number + 1, closed: true };
     }
 
     /// From here on no grant to this waiter is missed.
     pub(crate) fn watch(&self, id: &HolderId) -> Watch {
         let slot = locked(&self.waiters.0).entry(id.clone()).or_default().clone();
         Watch { waiters: self.waiters.clone(), id: id.clone(), slot }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

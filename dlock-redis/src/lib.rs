@@ -2,7 +2,8 @@
 //!
 //! `redis://[user[:password]@]host[:port][/database]`. Redis 7 or newer (RESP3), one server: neither Sentinel nor a cluster is
 //! asked where it is. With the cargo feature `tls` also `rediss://…[?ca=FILE][&cert=FILE&key=FILE]`: the authorities of the
-//! server if they are not those of this machine, and the client's own certificate and key, all in PEM.
+//! server if they are not those of this machine, and the client's own certificate and key, all in PEM. If the program has installed no
+//! default `CryptoProvider` of rustls by then, `ring` becomes it.
 //!
 //! - The key of an exclusive lock is a plain string with the holder's id and a TTL: it excludes, and is excluded by,
 //!   redis-py's `Lock` and `SET key value NX PX` on the same key. For shared and permit locks it is a marker. Braces and `%`

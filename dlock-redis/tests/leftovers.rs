@@ -143,3 +143,49 @@ async fn a_silent_connection_is_replaced_once_whoever_waits_on_it() {
     let _after = backend.try_acquire(&request("after".into(), 5_000)).await.unwrap();
     assert_eq!(anew.seen(), 1);
 }
+
+#[tokio::test]
+async fn a_replaced_connection_listens_though_it_found_no_server_at_first() {
+    let mut server = RedisServer::start();
+    let proxy = Proxy::tcp(Framing::Resp, server.url().trim_start_matches("redis://")).await.unwrap();
+    let backend = RedisBackend::connect(&format!("redis://{}", proxy.address()).parse().unwrap()).await.unwrap();
+    let locks = Locks::builder(Arc::new(backend)).op_timeout(Duration::from_millis(500)).build().unwrap();
+    locks.lock("warm").acquire().await.unwrap().release().await.unwrap();
+    let silent = proxy.on(Requests::with("EVALSHA"), 0, Action::Stall);
+    let lock = locks.lock("k");
+    let call = tokio::spawn(async move { lock.try_acquire().await.map(drop) });
+    silent.struck().await;
+    server.kill();
+    assert_eq!(call.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+    // By now the silent connection was given up, and the one in its place has found nobody.
+    let clock = Clock::system();
+    clock.sleep(Duration::from_millis(500)).await;
+    server.restart();
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let end = clock.now() + Duration::from_secs(10);
+    loop {
+        let listening: Vec<String> = redis::cmd("PUBSUB").arg(&["CHANNELS", "dlock:*"]).query(&mut raw).unwrap();
+        if !listening.is_empty() {
+            break;
+        }
+        assert!(clock.now() < end, "nobody listens for grants");
+        clock.sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_ends_in_an_outage_says_so() {
+    let mut server = RedisServer::start();
+    let backend = RedisBackend::connect(&server.url().parse().unwrap()).await.unwrap();
+    let locks = Locks::builder(Arc::new(backend)).op_timeout(Duration::from_millis(300)).build().unwrap();
+    let _guard = locks.lock("k").acquire().await.unwrap();
+    let mut wait = locks.lock("k").wait_at_most(Duration::from_secs(3)).acquire();
+    let queued = async { while locks.inspect("k").await.unwrap().waiters.unwrap().is_empty() {} };
+    tokio::select! {
+        biased;
+        waited = &mut wait => panic!("{waited:?}"),
+        () = queued => server.kill(),
+    }
+    let error = wait.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+}
