@@ -170,11 +170,11 @@ async fn wait(client: &Arc<Client>, request: &Request, until: Option<Moment>) ->
     request.cancel().fire();
     let grace = client.clock().now() + GRACE;
     if let Some(attempt) = client.clock().timeout_at(grace, &mut work).await {
-        if attempt.as_ref().is_err_and(Error::is_retryable) {
+        return attempt.map_err(|error| match error.is_retryable() {
             // It is withdrawn in the background: the caller hears what it would have heard without that trouble.
-            return Err(given_up(client, request));
-        }
-        return attempt;
+            true => given_up(client, request, Some(error)),
+            false => error,
+        });
     }
     client.in_background({
         let client = client.clone();
@@ -185,13 +185,19 @@ async fn wait(client: &Arc<Client>, request: &Request, until: Option<Moment>) ->
             Ok(())
         }
     });
-    Err(given_up(client, request))
+    Err(given_up(client, request, None))
 }
 
 /// Why a wait ended that was told to end, and whose withdrawal is not confirmed yet.
-fn given_up(client: &Client, request: &Request) -> Error {
+fn given_up(client: &Client, request: &Request, last: Option<Error>) -> Error {
+    let failing = request.failing_since().map(|since| client.clock().now().since(since));
     if let Err(closed) = client.check_open() {
         closed
+    } else if let Some(failing) = failing.filter(|failing| *failing > request.op_timeout() + GRACE) {
+        let failing = humantime::format_duration(Duration::from_secs(failing.as_secs()));
+        let error =
+            Error::new(ErrorKind::Unavailable, format!("the store was not reached for the last {failing} of the wait"));
+        if let Some(last) = last { error.with_source(last) } else { error }
     } else if request.was_queued() {
         timed_out(client, request.last_seen())
     } else {
@@ -200,11 +206,16 @@ fn given_up(client: &Client, request: &Request) -> Error {
 }
 
 fn timed_out(client: &Client, seen: Option<LockInfo>) -> Error {
-    let error = Error::new(ErrorKind::TimedOut, "others held it as long as the wait lasted");
-    match seen {
-        Some(info) => error.with_lock_info(client.strip(info)),
-        None => error,
-    }
+    let Some(info) = seen else {
+        return Error::new(ErrorKind::TimedOut, "others held it as long as the wait lasted");
+    };
+    let who = info.holders.iter().map(|holder| match holder.label.as_deref() {
+        Some(label) if !label.is_empty() => format!("{label:?}"),
+        _ => holder.id.to_string(),
+    });
+    let who = who.collect::<Vec<_>>().join(", ");
+    let message = format!("others held it as long as the wait lasted{}{who}", if who.is_empty() { "" } else { ": " });
+    Error::new(ErrorKind::TimedOut, message).with_lock_info(client.strip(info))
 }
 
 fn run_out() -> Error {

@@ -258,9 +258,11 @@ impl Client {
             request.doubt(&error);
             let now = self.clock.now();
             if request.answers() > answers {
+                // It fails from now on.
                 failing = None;
             }
             let failing = failing.get_or_insert_with(|| Failing { since: now, pauses: Box::new(backoff()) });
+            request.fails_since(Some(failing.since));
             let until = match outage {
                 _ if !request.was_queued() => start + request.op_timeout(),
                 Some(outage) => failing.since + outage,

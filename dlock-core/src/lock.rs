@@ -111,7 +111,8 @@ impl Lock {
     /// - [`TimedOut`](ErrorKind::TimedOut): others held the lock for as long as [`wait_at_most`](Lock::wait_at_most)
     ///   allows; [`Error::lock_info`] says who.
     /// - [`Unavailable`](ErrorKind::Unavailable): the store was not reached within `op_timeout`; or, once this call
-    ///   waited in the store's queue and unless `wait_at_most` is set, not for as long as `outage`.
+    ///   waited in the store's queue, not for as long as `outage`. With `wait_at_most` it waits to the end all the same, and
+    ///   says so if the store was not reached for the last `op_timeout` of it.
     /// - [`InvalidKey`](ErrorKind::InvalidKey), [`InvalidConfig`](ErrorKind::InvalidConfig),
     ///   [`Unsupported`](ErrorKind::Unsupported): what was set up can't be had.
     /// - [`Unauthorized`](ErrorKind::Unauthorized), [`Corrupt`](ErrorKind::Corrupt), [`Closed`](ErrorKind::Closed).

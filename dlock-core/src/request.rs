@@ -1,7 +1,7 @@
 //! [`Request`]: what a caller asks a backend for.
 
 use crate::clock::locked;
-use crate::{Cancel, Effect, Error, HolderId, LockInfo, LockKey, Mode, Ttl};
+use crate::{Cancel, Effect, Error, HolderId, LockInfo, LockKey, Mode, Moment, Ttl};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ struct Progress {
     holder: HolderId,
     seen: Option<LockInfo>,
     answers: u64,
+    failing_since: Option<Moment>,
     in_doubt: bool,
     /// Ids of before, of which a request may still be under way.
     abandoned: Vec<HolderId>,
@@ -47,6 +48,7 @@ impl Request {
                 holder: HolderId::random(),
                 seen: None,
                 answers: 0,
+                failing_since: None,
                 in_doubt: false,
                 abandoned: Vec::new(),
             })),
@@ -189,6 +191,15 @@ impl Request {
     /// How often the store has answered that this acquisition waits.
     pub(crate) fn answers(&self) -> u64 {
         locked(&self.progress).answers
+    }
+
+    /// Since when all of its requests have failed.
+    pub(crate) fn failing_since(&self) -> Option<Moment> {
+        locked(&self.progress).failing_since
+    }
+
+    pub(crate) fn fails_since(&self, since: Option<Moment>) {
+        locked(&self.progress).failing_since = since;
     }
 
     /// A request of this acquisition may still be under way, or be carried out a second time.

@@ -1,14 +1,30 @@
 //! [`Turns`]: those of one client that want the same key go one after the other.
 
-use crate::LockKey;
 use crate::clock::locked;
+use crate::{Clock, LockKey, Moment};
 use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A turn a key, in order of arrival.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Turns(Arc<Mutex<HashMap<LockKey, Arc<Semaphore>>>>);
+pub(crate) struct Turns(Arc<Mutex<HashMap<LockKey, Arc<Line>>>>);
+
+#[derive(Debug)]
+struct Line {
+    turn: Arc<Semaphore>,
+    /// How many have had their turn.
+    served: AtomicU64,
+}
+
+impl Line {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { turn: Arc::new(Semaphore::new(1)), served: AtomicU64::new(0) })
+    }
+}
 
 impl Turns {
     /// Resolves when it is this caller's turn; the turn ends when the answer is dropped.
@@ -16,11 +32,44 @@ impl Turns {
     /// # Cancel safety
     /// Cancel-safe: the place in the line is lost.
     pub(crate) async fn turn(&self, key: &LockKey) -> Turn {
-        let line = locked(&self.0).entry(key.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))).clone();
-        let mut turn = Turn { turns: self.clone(), key: key.clone(), line: Some(line.clone()), permit: None };
-        // Never closed, so this is never an error.
-        turn.permit = line.acquire_owned().await.ok();
+        let mut turn = self.line_up(key);
+        turn.wait().await;
         turn
+    }
+
+    /// The same until `give_up`, and as long as the line moves: whoever has the turn may be a future that nobody polls. `None`
+    /// once nobody was served for `patience`.
+    ///
+    /// # Cancel safety
+    /// As [`Turns::turn`].
+    pub(crate) async fn turn_if_it_moves(
+        &self,
+        key: &LockKey,
+        clock: &Clock,
+        patience: Duration,
+        give_up: Moment,
+    ) -> Option<Turn> {
+        let mut turn = self.line_up(key);
+        let line = turn.line.clone();
+        let served = || line.as_ref().map_or(0, |line| line.served.load(Ordering::Relaxed));
+        let came = {
+            let mut wait = pin!(turn.wait());
+            loop {
+                let (before, now) = (served(), clock.now());
+                if clock.timeout_at(give_up.min(now + patience), wait.as_mut()).await.is_some() {
+                    break true;
+                }
+                if served() == before || clock.now() >= give_up {
+                    break false;
+                }
+            }
+        };
+        came.then_some(turn)
+    }
+
+    fn line_up(&self, key: &LockKey) -> Turn {
+        let line = locked(&self.0).entry(key.clone()).or_insert_with(Line::new).clone();
+        Turn { turns: self.clone(), key: key.clone(), line: Some(line), permit: None }
     }
 }
 
@@ -29,13 +78,25 @@ impl Turns {
 pub(crate) struct Turn {
     turns: Turns,
     key: LockKey,
-    line: Option<Arc<Semaphore>>,
+    line: Option<Arc<Line>>,
     permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Turn {
+    async fn wait(&mut self) {
+        if let Some(line) = &self.line {
+            // Never closed, so this is never an error.
+            self.permit = line.turn.clone().acquire_owned().await.ok();
+        }
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.permit = None;
+        if let (Some(line), Some(permit)) = (&self.line, self.permit.take()) {
+            line.served.fetch_add(1, Ordering::Relaxed);
+            drop(permit);
+        }
         let mut lines = locked(&self.turns.0);
         self.line = None;
         // New places are only made under this lock: the map's is the last reference.
@@ -49,6 +110,24 @@ impl Drop for Turn {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+
+    #[tokio::test]
+    async fn one_waits_in_line_as_long_as_it_moves() {
+        let (turns, key, clock) = (Turns::default(), LockKey::new("a").unwrap(), Clock::system());
+        let patience = Duration::from_millis(40);
+        let crowd = (0..10).map(|_| async {
+            let turn = turns.turn_if_it_moves(&key, &clock, patience, Moment::MAX).await;
+            clock.sleep(patience / 4).await;
+            turn.is_some()
+        });
+        // In all they take longer than one is patient.
+        assert!(futures_util::future::join_all(crowd).await.into_iter().all(|came| came));
+        let mut aside = Box::pin(turns.turn(&key));
+        let kept = aside.as_mut().now_or_never();
+        assert!(kept.is_some() && turns.turn_if_it_moves(&key, &clock, patience, Moment::MAX).await.is_none());
+        drop(kept);
+        assert!(locked(&turns.0).is_empty(), "who gave up stands in no line");
+    }
 
     #[tokio::test]
     async fn turns_come_in_order_and_a_dropped_place_holds_nobody_up() {

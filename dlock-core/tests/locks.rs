@@ -76,6 +76,7 @@ async fn waiting_ends_in_time_and_says_who_holds() {
     let error = locks.lock("a").wait_at_most(Duration::from_millis(30)).acquire().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     assert_eq!(error.lock_info().unwrap().holders[0].label.as_deref(), Some("the holder"));
+    assert!(error.to_string().contains("\"the holder\""), "{error}");
     assert_eq!(locks.inspect("a").await.unwrap().waiters.unwrap().len(), 0);
 }
 

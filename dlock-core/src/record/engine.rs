@@ -41,8 +41,8 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 /// The longest pause after a conflict: one swap of each client in a crowd fits in.
 const LONGEST_YIELD: Duration = Duration::from_millis(100);
 
-/// How long one waits for its turn. A turn saves conflicts and no more; who has it may be a future that nobody polls, and then
-/// it comes to no end.
+/// How long one waits in a line that does not move. A turn saves conflicts and no more; who has it may be a future that
+/// nobody polls, and then it comes to no end.
 const LONGEST_TURN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
@@ -142,8 +142,11 @@ impl<S: RecordStore> Engine<S> {
         let crowded = || Error::new(ErrorKind::Unavailable, "too many clients change this lock at once");
         let _turn = match plan.order {
             Order::InTurn => {
-                let until = plan.give_up.min(self.clock.now() + LONGEST_TURN);
-                self.clock.timeout_at(until, self.turns.turn(key)).await
+                let turn = self.turns.turn_if_it_moves(key, &self.clock, LONGEST_TURN, plan.give_up).await;
+                if turn.is_none() && self.clock.now() >= plan.give_up {
+                    return Err(crowded());
+                }
+                turn
             }
             Order::Now | Order::Next => None,
         };
@@ -296,8 +299,9 @@ impl<S: RecordStore> Engine<S> {
     fn keep(&self, key: &LockKey, version: Known<S::Version>) {
         let mut known = locked(&self.known);
         let room = REMEMBERED.saturating_add(self.leases.load(Ordering::Relaxed));
-        if known.cap() < room {
-            known.resize(room.checked_next_power_of_two().unwrap_or(room));
+        let wanted = room.checked_next_power_of_two().unwrap_or(room);
+        if known.cap() < room || known.cap().get() / 4 > wanted.get() {
+            known.resize(wanted);
         }
         known.put(key.clone(), version);
     }
