@@ -128,7 +128,7 @@ pub(crate) struct RunArgs {
     /// From SIGTERM to SIGKILL when the lock is about to be lost; at most a third of the TTL (default 5s, or that)
     #[arg(long, value_parser = duration, value_name = "5s")]
     pub(crate) grace: Option<Duration>,
-    /// Tell what is done in the store; without it, only renewals that fail
+    /// Tell each failure in the store, also where it is made up for; without it, only renewals that fail
     #[arg(short, long)]
     pub(crate) verbose: bool,
     /// Who this is, for people who look at the lock (default: host, pid and program)

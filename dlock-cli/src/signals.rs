@@ -22,6 +22,16 @@ impl Signals {
         heard.map(|kind| Ok((signal(kind)?, kind.as_raw_value()))).collect::<io::Result<_>>().map(Self)
     }
 
+    /// Whether a signal is one that ends a program, and no message to it.
+    pub(crate) fn ends(number: i32) -> bool {
+        ![SignalKind::user_defined1(), SignalKind::user_defined2()].contains(&SignalKind::from_raw(number))
+    }
+
+    /// Resolves at the next one that ends a program. Cancel-safe.
+    pub(crate) async fn end(&mut self) {
+        while !Self::ends(self.next().await) {}
+    }
+
     /// The number of the next signal. Cancel-safe.
     pub(crate) async fn next(&mut self) -> i32 {
         let received = self.0.iter_mut().map(|(stream, number)| {

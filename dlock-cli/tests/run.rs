@@ -236,6 +236,27 @@ fn at_least_keeps_the_key_when_the_command_has_ended() {
 }
 
 #[test]
+fn at_least_is_for_commands_that_ran_and_were_not_told_to_end() {
+    let place = Place::local();
+    let begun = Instant::now();
+    assert_eq!(place.output(&["run", "--at-least", "1m", "k", "--", "/no/such/program"]).status.code(), Some(127));
+    let child = place.start(&["run", "--at-least", "1m", "k", "--", "sh", "-c", "echo first >> $J; sleep 60"], "first");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(ended(child, SOON).0, Some(143));
+    // One that says 127 for itself has run; and a signal that ends a program ends the rest of the time.
+    let child = place.start(
+        &["run", "--at-least", "1m", "k", "--", "sh", "-c", "trap '' USR1 TERM; echo second >> $J; exit 127"],
+        "second",
+    );
+    assert_eq!(place.output(&["run", "--try", "k", "--", "true"]).status.code(), Some(75));
+    kill_process(Pid::from_child(&child), Signal::USR1).unwrap();
+    assert_eq!(place.output(&["run", "--try", "k", "--", "true"]).status.code(), Some(75));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(ended(child, SOON).0, Some(127));
+    assert!(begun.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
 fn what_the_command_leaves_running_is_ended_before_the_key_is_free() {
     let place = Place::local();
     let leaves =

@@ -1,7 +1,7 @@
 //! `dlock run`: a command under a lock.
 
 use crate::cli::{RunArgs, StoreArgs};
-use crate::exit::{Failure, LOST, NOT_EXECUTABLE, NOT_FOUND, NOT_OBTAINED, SIGNAL, USAGE, say};
+use crate::exit::{Failure, LOST, NOT_OBTAINED, SIGNAL, USAGE, say};
 use crate::signals::Signals;
 use crate::warden::{News, Ward};
 use crate::{store, text};
@@ -10,8 +10,10 @@ use nix::sys::signal::{SigSet, Signal as NixSignal};
 use rustix::process::{Pid, Signal, getpgrp, kill_process_group};
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
 use std::future::pending;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -57,24 +59,25 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
     };
     let started = locks.clock().now();
     let cap = args.max_hold.map_or(Moment::MAX, |most| started + most);
-    let outcome = supervise(&locks, &guard, &args, (grace, cap), &mut signals).await;
-    // A command that could not be started has done nothing to keep others from.
-    let ran = outcome.as_ref().is_ok_and(|code| ![NOT_EXECUTABLE, NOT_FOUND].contains(code));
-    if let Some(least) = args.at_least.filter(|_| ran) {
-        tokio::select! {
-            () = locks.clock().sleep_until(started + least) => {}
-            _ = guard.lost() => {}
-            _ = signals.next() => {}
-        }
-    }
-    let code = match outcome {
-        Ok(code) => code,
+    let ran = match supervise(&locks, &guard, &args, (grace, cap), &mut signals).await {
+        Ok(ran) => ran,
         Err(failure) => {
             // Told the store if it can be told at all.
             let _ = tokio::time::timeout(FAREWELL, guard.release()).await;
             return Err(failure);
         }
     };
+    // A command that could not be started has done nothing to keep others from.
+    if let Some(least) = args.at_least.filter(|_| ran.started && !ran.told_to_end) {
+        tokio::select! {
+            () = locks.clock().sleep_until(started + least) => {}
+            () = signals.end() => {}
+            cause = guard.lost() => {
+                say(&format!("the lock on {:?} was lost after the command had ended: {cause}", args.key));
+                return Ok(ran.status.into());
+            }
+        }
+    }
     let released = guard.release().await;
     if released.is_ok() {
         // Its sessions end with it.
@@ -87,17 +90,42 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
         // The command did its work under the lock; its TTL ends what could not be told.
         Err(error) => {
             say(&format!("{}; the lock ends with its TTL", error.chain()));
-            Ok(code.into())
+            Ok(ran.status.into())
         }
-        Ok(()) => Ok(code.into()),
+        Ok(()) => Ok(ran.status.into()),
     }
 }
 
 /// Lets the library's events appear on the standard error.
 fn tell_events(all: bool) {
     let told = if all { ("dlock", LevelFilter::DEBUG) } else { ("dlock_core::keeper", LevelFilter::WARN) };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time().with_ansi(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(Lines::begin()).without_time().with_ansi(false);
     tracing_subscriber::registry().with(lines).with(Targets::new().with_target(told.0, told.1)).init();
+}
+
+/// Lines on their way to the standard error: a reader that has stopped must not stop a renewal. What is too much is let go.
+struct Lines(SyncSender<Vec<u8>>);
+
+impl Lines {
+    /// How many may be on their way.
+    const MOST: usize = 64;
+
+    fn begin() -> impl Fn() -> Self + Send + Sync + 'static {
+        let (lines, written) = sync_channel::<Vec<u8>>(Self::MOST);
+        std::thread::spawn(move || written.iter().try_for_each(|line| std::io::stderr().write_all(&line)));
+        move || Self(lines.clone())
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.try_send(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The time from SIGTERM to SIGKILL, checked before anything is sent.
@@ -174,6 +202,7 @@ async fn obtain(locks: &Locks, lock: &Lock, args: &RunArgs) -> Result<LockGuard,
     };
     let guard = match told {
         Some(guard) => guard,
+        None if args.skip_code == 0 => acquire.await,
         None => {
             let held =
                 acquire.last_seen().map_or_else(String::new, |info| format!(", held by {}", text::holders(&info)));
@@ -195,14 +224,22 @@ fn held_by_others(key: &str, within: &str, seen: Option<&LockInfo>) -> Failure {
     Failure::new(NOT_OBTAINED, format!("{key:?} was not obtained{within}: held by {held}"))
 }
 
-/// Runs the command under its warden until it and its group are gone. Answers its exit status.
+/// How the command went.
+struct Ran {
+    status: u8,
+    started: bool,
+    /// Whether a signal that ends a program was passed on to it.
+    told_to_end: bool,
+}
+
+/// Runs the command under its warden until it and its group are gone.
 async fn supervise(
     locks: &Locks,
     guard: &LockGuard,
     args: &RunArgs,
     (grace, cap): (Duration, Moment),
     signals: &mut Signals,
-) -> Result<u8, Failure> {
+) -> Result<Ran, Failure> {
     let environment = [
         ("DLOCK_KEY", args.key.clone()),
         ("DLOCK_TOKEN", guard.token().to_string()),
@@ -214,16 +251,20 @@ async fn supervise(
     let mut foreground = None;
     let mut lost: Option<LostCause> = None;
     let held: Held = guard.held();
+    let (mut started, mut told_to_end) = (false, false);
     loop {
         tokio::select! {
             biased;
             news = ward.news() => match news? {
-                News::Started(group) => foreground = Foreground::give(group),
+                News::Started(group) => {
+                    started = true;
+                    foreground = Foreground::give(group);
+                }
                 ended => {
                     drop(foreground);
                     let lost = lost.or_else(|| guard.lost_cause());
                     return match (ended, lost) {
-                        (News::Ended(status), None) => Ok(status),
+                        (News::Ended(status), None) => Ok(Ran { status, started, told_to_end }),
                         (_, Some(cause)) => Err(lost_failure(&args.key, cause)),
                         // Ended in time, before the lock was lost.
                         (_, None) if until + grace >= cap => Err(lost_failure(&args.key, LostCause::MaxHold)),
@@ -239,7 +280,10 @@ async fn supervise(
                 until = moved;
                 ward.set_deadline(until.as_nanos()).await;
             }
-            number = signals.next() => ward.pass_on(number).await,
+            number = signals.next() => {
+                told_to_end |= Signals::ends(number);
+                ward.pass_on(number).await;
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::is_gone;
 use super::message::{Order, Report};
-use crate::exit::Failure;
+use crate::exit::{Failure, say};
+use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
@@ -26,6 +27,8 @@ pub(crate) struct Ward {
     group: Option<Pid>,
     /// What the warden said before it ended: kept while its own end is waited for.
     last: Option<Report>,
+    /// Whether it was said that the command can't be ended.
+    is_out_of_reach: bool,
 }
 
 /// News of the command.
@@ -63,7 +66,7 @@ impl Ward {
             .process_group(0)
             .spawn()?;
         let (reports, orders) = UnixStream::from_std(here)?.into_split();
-        Ok(Self { warden, orders, reports, group: None, last: None })
+        Ok(Self { warden, orders, reports, group: None, last: None, is_out_of_reach: false })
     }
 
     /// Moves the deadline.
@@ -110,11 +113,16 @@ impl Ward {
             Some(Report::Started(_)) | None => {
                 if let Some(group) = self.group {
                     while !is_gone(group) {
-                        let _ = kill_process_group(group, Signal::KILL);
+                        if kill_process_group(group, Signal::KILL) == Err(Errno::PERM) && !self.is_out_of_reach {
+                            self.is_out_of_reach = true;
+                            say(
+                                "the process that watched over the command was killed; the command runs on as another user",
+                            );
+                        }
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                 }
-                Err(io::Error::other("the process that watched over the command was killed; the command was ended too"))
+                Err(io::Error::other("the process that watched over the command was killed; the command has ended too"))
             }
         }
     }
@@ -148,7 +156,7 @@ mod tests {
         let mut warden = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let alive = warden.stdin.take();
         let (reports, orders) = UnixStream::from_std(here).unwrap().into_split();
-        let mut ward = Ward { warden, orders, reports, group: None, last: None };
+        let mut ward = Ward { warden, orders, reports, group: None, last: None, is_out_of_reach: false };
         let mut there = UnixStream::from_std(there).unwrap();
         Report::Cut.write(&mut there).await;
         drop(there);
