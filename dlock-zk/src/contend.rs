@@ -207,10 +207,19 @@ impl ZkBackend {
         request.is_waiting(info.clone());
         match over {
             Some(has_come) => Ok(has_come),
-            None => Ok(is_over.await),
+            None => match at.place.mode {
+                Mode::Exclusive | Mode::Shared => Ok(is_over.await),
+                // Whoever is next in line watches for all, and may be dead.
+                Mode::Permit { .. } => {
+                    Ok(clock.timeout_at(clock.now() + NEXT_MAY_BE_DEAD, is_over).await.unwrap_or(false))
+                }
+            },
         }
     }
 }
+
+/// How far apart a waiter for a permit looks by itself.
+const NEXT_MAY_BE_DEAD: Duration = Duration::from_secs(5);
 
 /// How waiting in a session's queue ended.
 pub(crate) enum Waited {

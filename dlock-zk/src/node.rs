@@ -36,11 +36,7 @@ impl Node {
             let sequence = name.rsplit_once(marker)?.1.parse().ok()?;
             Some((*mode, sequence))
         });
-        let (mode, sequence) = known.or_else(|| {
-            let digits = name.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |last| last + 1);
-            // The store pads sequence numbers to ten digits.
-            (name.len() - digits >= 10).then_some((Mode::Exclusive, name[digits..].parse().ok()?))
-        })?;
+        let (mode, sequence) = known.or_else(|| Some((Mode::Exclusive, sequence_behind(name)?)))?;
         Some(Self { name: name.to_owned(), sequence, mode, id: HolderId::from_store(name) })
     }
 
@@ -58,6 +54,21 @@ impl Node {
             Mode::Permit { limit } => format!("p{limit}-"),
         };
         format!("_c_{}-{mode}lock-", guid(id))
+    }
+}
+
+/// The sequence number at the end of a name of which nothing else is known. The store pads it to ten characters, its sign
+/// included; behind a separator of the recipe the sign doubles it.
+fn sequence_behind(name: &str) -> Option<i64> {
+    let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    // Digits are a byte each.
+    let (before, number) = name.split_at(name.len() - digits.min(10));
+    let number: i64 = number.parse().ok()?;
+    match digits {
+        9 if before.ends_with('-') => Some(-number),
+        10 if before.ends_with("--") => Some(-number),
+        10.. => Some(number),
+        _ => None,
     }
 }
 
@@ -106,6 +117,27 @@ pub(crate) fn folder(root: &str, key: &LockKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_at_the_end_of_any_name_is_read_as_the_store_wrote_it() {
+        for (name, sequence) in [
+            ("x-0000000007", Some(7)),
+            ("x-7205-0000000007", Some(7)),
+            ("20240000000012", Some(12)),
+            ("x-7205--000000001", Some(-1)),
+            ("x--000000001", Some(-1)),
+            ("n-999999999", Some(-999_999_999)),
+            ("x-7205--2147483648", Some(-2_147_483_648)),
+            ("\u{9501}0000000007", Some(7)),
+            ("caf\u{e9}", None),
+            ("\u{9501}", None),
+            ("", None),
+            ("12345", None),
+            ("config-2024", None),
+        ] {
+            assert_eq!(Node::read(name).map(|node| node.sequence), sequence, "{name}");
+        }
+    }
 
     #[test]
     fn our_names_lead_back_to_what_they_were_made_of() {

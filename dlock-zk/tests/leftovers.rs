@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use support::{backend, raw};
 use tokio::task::JoinSet;
-use zookeeper_client::{Client, Error};
+use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -418,4 +418,47 @@ async fn attempts_beside_a_release_leave_nothing() {
         tokio::time::timeout(LIMIT / 2, crowd.join_all()).await.expect("attempts do not wait");
         assert_eq!(nodes(&raw).await, [""; 0], "round {round}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_with_any_name_are_let_be() {
+    let server = ZooKeeperServer::start();
+    let (locks, raw) = (client(&server).await, raw(&server).await);
+    locks.lock("k").acquire().await.unwrap().release().await.unwrap();
+    let all = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    for name in ["caf\u{e9}", "\u{9501}", "notes-2024"] {
+        raw.create(&format!("/dlock/k/{name}"), b"", &all).await.unwrap();
+    }
+    locks.lock("k").acquire().await.unwrap().release().await.unwrap();
+    assert!(!locks.inspect("k").await.unwrap().is_held());
+    // One with a number of a recipe that nobody knows excludes, and is waited for.
+    let unknown = format!("/dlock/k/\u{9501}{:010}", 1);
+    raw.create(&unknown, b"", &all).await.unwrap();
+    assert!(locks.lock("k").try_acquire().await.unwrap().is_none());
+    raw.delete(&unknown, None).await.unwrap();
+    locks.lock("k").try_acquire().await.unwrap().expect("free again").release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_waiter_for_a_permit_keeps_no_other_place_empty() {
+    let server = ZooKeeperServer::start();
+    let (locks, raw) = (client(&server).await, raw(&server).await);
+    let permit = || locks.lock("k").permits(3).ttl(Duration::from_secs(60));
+    let (one, two, three) =
+        (permit().acquire().await.unwrap(), permit().acquire().await.unwrap(), permit().acquire().await.unwrap());
+    // A client that was stopped as soon as it stood in the queue.
+    let dead = format!("/dlock/k/_c_{}-p3-lock-", "01234567-89ab-cdef-0123-456789abcdef");
+    let mode = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+    raw.create(&dead, b"", &mode).await.unwrap();
+    let behind = [tokio::spawn(permit().acquire()), tokio::spawn(permit().acquire())];
+    waiters(&locks, "k", 3).await;
+    let begun = Clock::system().now();
+    for guard in [one, two, three] {
+        guard.release().await.unwrap();
+    }
+    for waiter in behind {
+        let _guard = waiter.await.unwrap().unwrap();
+    }
+    let took = Clock::system().now().since(begun);
+    assert!(took < Duration::from_secs(15), "the places stayed empty for {took:?}");
 }
