@@ -81,6 +81,8 @@ impl Shared {
         let clock = &self.store.clock;
         let mut pauses = dlock_core::backoff();
         let mut seen = LockInfo::free(request.key().clone());
+        // Since when requests have been carried out and come to nothing.
+        let mut in_vain = None;
         while !request.cancel().is_fired() {
             let give_up = clock.now() + request.op_timeout();
             let session = self.sessions.get(request.ttl(), give_up).await?;
@@ -111,10 +113,15 @@ impl Shared {
                     (created, self.wait(request, &session, place, created).await)
                 }
                 Found::Refused(_) | Found::Again => {
+                    let since = *in_vain.get_or_insert_with(|| clock.now());
+                    if clock.now().since(since) > request.op_timeout() {
+                        return Err(crate::error::not_sent());
+                    }
                     clock.sleep(pauses.next().unwrap_or_default()).await;
                     continue;
                 }
             };
+            in_vain = None;
             let give_up = clock.now() + request.op_timeout();
             match since {
                 Ok(seen) if session.has_time_left(clock, give_up).await.map_err(in_doubt)? => {
@@ -138,7 +145,7 @@ impl Shared {
                 }
                 Err(Stopped::CutOff) => {
                     let message = "the server ended the stream of watches, and opens no other";
-                    return Err(Error::new(ErrorKind::Unavailable, message));
+                    return Err(in_doubt(Error::new(ErrorKind::Unavailable, message)));
                 }
             }
         }
@@ -234,7 +241,7 @@ impl Shared {
                     return Ok(Found::Refused(queue));
                 }
                 // Another acquisition was withdrawn meanwhile. This one is still wanted.
-                session.withdrew(mark);
+                session.sees_withdrawal(mark);
                 Ok(Found::Again)
             }
         }

@@ -14,6 +14,7 @@ mod code {
     pub(super) const PERMISSION_DENIED: i32 = 7;
     pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
     pub(super) const FAILED_PRECONDITION: i32 = 9;
+    pub(super) const OUT_OF_RANGE: i32 = 11;
     pub(super) const UNIMPLEMENTED: i32 = 12;
     pub(super) const INTERNAL: i32 = 13;
     pub(super) const UNAVAILABLE: i32 = 14;
@@ -29,6 +30,19 @@ pub(crate) fn is_lease_gone(error: &EtcdError) -> bool {
         EtcdError::LeaseKeepAliveError(message) => message == "lease not found",
         _ => false,
     }
+}
+
+/// Whether users or roles were changed since the client's token was made, which the client itself does not take for a reason to
+/// get another.
+pub(crate) fn is_token_old(error: &EtcdError) -> bool {
+    matches!(error, EtcdError::GRpcStatus(status) if status.message().contains(OLD_TOKEN))
+}
+
+const OLD_TOKEN: &str = "revision of auth store is old";
+
+/// Whether an answer was longer than the client reads.
+pub(crate) fn is_too_long(error: &EtcdError) -> bool {
+    matches!(error, EtcdError::GRpcStatus(status) if i32::from(status.code()) == code::OUT_OF_RANGE)
 }
 
 /// What an error of the client is to us, and whether the request may have been carried out.
@@ -52,6 +66,7 @@ pub(crate) fn classify(error: &EtcdError) -> (ErrorKind, Effect) {
 
 fn of_status(code: i32, message: &str, source: Option<&(dyn StdError + 'static)>) -> (ErrorKind, Effect) {
     match code {
+        _ if message.contains(OLD_TOKEN) => (ErrorKind::Unavailable, Effect::NotApplied),
         code::UNAUTHENTICATED | code::PERMISSION_DENIED => (ErrorKind::Unauthorized, Effect::NotApplied),
         // So etcd says that the password is wrong, or missing.
         code::INVALID_ARGUMENT if message.contains("authentication failed") || message.contains("user name") => {
@@ -156,6 +171,7 @@ mod tests {
                 Effect::NotApplied,
             ),
             (3, "etcdserver: user name is empty", None, ErrorKind::Unauthorized, Effect::NotApplied),
+            (3, "etcdserver: revision of auth store is old", None, ErrorKind::Unavailable, Effect::NotApplied),
             (3, "etcdserver: duplicate key given in txn request", None, ErrorKind::Unexpected, Effect::Unknown),
             (9, "etcdserver: authentication is not enabled", None, ErrorKind::InvalidConfig, Effect::NotApplied),
             (8, "etcdserver: mvcc: database space exceeded", None, ErrorKind::Unavailable, Effect::NotApplied),

@@ -124,7 +124,12 @@ impl Lines {
             }
         };
         let since = queue.revision;
-        locked(&line.state).learn(queue);
+        {
+            let mut state = locked(&line.state);
+            state.learn(queue);
+            // What it shows to be gone will not be told again.
+            state.look_round();
+        }
         // It was put before this place was made: what is heard meanwhile may be later.
         let mut place = line.expect(entry);
         place.heard = Heard::default();

@@ -96,7 +96,13 @@ impl Session {
         self.withdrawn.load(Ordering::Acquire)
     }
 
-    /// A withdrawal was seen.
+    /// The last withdrawal as the store has it. One of before it, if somebody removed what is remembered of it, or restored a
+    /// backup: believing in a later one, no request would ever be carried out again.
+    pub(crate) fn sees_withdrawal(&self, revision: i64) {
+        self.withdrawn.store(revision, Ordering::Release);
+    }
+
+    /// A withdrawal was made.
     pub(crate) fn withdrew(&self, revision: i64) {
         self.withdrawn.fetch_max(revision, Ordering::AcqRel);
     }

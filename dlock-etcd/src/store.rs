@@ -1,7 +1,7 @@
 //! [`Store`]: requests to etcd, each answered in time.
 
 use crate::connection::{Asked, Connection, Made};
-use crate::error::{from_etcd, is_lease_gone, no_answer};
+use crate::error::{from_etcd, is_lease_gone, is_token_old, is_too_long, no_answer};
 use crate::names::Span;
 use dlock_core::{Clock, Moment, Result};
 use etcd_client::{
@@ -56,6 +56,11 @@ impl Store {
         let asked = self.asks();
         let answer = self.clock.timeout_at(give_up, call).await.ok_or_else(no_answer)?;
         asked.got_answer();
+        if answer.as_ref().is_err_and(is_token_old) {
+            // Who repeats the request does so with a token of now.
+            let client = self.connection.client();
+            let _ = self.clock.timeout_at(give_up, Box::pin(client.refresh_token())).await;
+        }
         Ok(answer)
     }
 
@@ -119,6 +124,12 @@ impl Store {
         let response = match self.call(give_up, leases.time_to_live(lease, Some(options))).await? {
             Ok(response) => response,
             Err(error) if is_lease_gone(&error) => return Ok(None),
+            Err(error) if keys && is_too_long(&error) => {
+                tracing::warn!(
+                    "a lease has more keys than one answer holds: they are not looked through for what nobody wants"
+                );
+                return Ok(Some((Duration::ZERO, Vec::new())));
+            }
             Err(error) => return Err(from_etcd(error)),
         };
         Ok(seconds(response.ttl()).map(|left| (left, response.keys().to_vec())))

@@ -1,7 +1,7 @@
 //! What is cancelled, and what breaks, leaves nothing in etcd, and nobody believes what is not so.
 #![allow(clippy::unwrap_used)]
 
-use dlock_core::{Clock, ErrorKind, Locks, LostCause};
+use dlock_core::{Attempt, Clock, ErrorKind, LockBackend, LockKey, Locks, LostCause, Request};
 use dlock_etcd::EtcdBackend;
 use dlock_fixtures::EtcdServer;
 use std::sync::Arc;
@@ -224,4 +224,25 @@ async fn a_server_that_lost_its_data_gives_locks_anew() {
     assert_eq!((next.is_valid(), &info.holders[0].id), (true, &next.holder()));
     next.release().await.unwrap();
     drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_mark_was_removed_goes_on() {
+    let server = EtcdServer::start();
+    let backend = backend(&server).await;
+    let request = |key: &str| Request::new(LockKey::new(key).unwrap()).with_op_timeout(Duration::from_secs(2));
+    let first = request("a");
+    let held = backend.try_acquire(&first).await.unwrap();
+    assert!(matches!(held, Attempt::Acquired(_)));
+    // What is withdrawn moves the session's mark.
+    backend.withdraw(&first).await.unwrap();
+    let mut raw = etcd_client::Client::connect([server.url().replace("etcd", "http")], None).await.unwrap();
+    let everything = etcd_client::DeleteOptions::new().with_all_keys();
+    assert!(raw.delete("", Some(everything)).await.unwrap().deleted() > 0);
+    for key in ["a", "b"] {
+        let held = backend.try_acquire(&request(key)).await.unwrap();
+        assert!(matches!(held, Attempt::Acquired(_)), "{key}: {held:?}");
+        let waited = tokio::time::timeout(Duration::from_secs(5), backend.acquire(&request(&format!("{key}/w")))).await;
+        assert!(matches!(waited.unwrap().unwrap(), Attempt::Acquired(_)));
+    }
 }
