@@ -37,8 +37,16 @@ pub const MYSQL_CAPABILITIES: Capabilities = Capabilities { wake: Wake::Poll(LOO
 
 impl SqlOptions {
     pub(crate) fn capabilities(&self, wake: Wake) -> Capabilities {
-        Capabilities { wake, lateness: self.clock_margin + LATENESS, ..POSTGRES_CAPABILITIES }
+        Capabilities { wake, lateness: self.clock_margin.saturating_add(LATENESS), ..POSTGRES_CAPABILITIES }
     }
+}
+
+/// Whether a connection that was idle is still there. One that died in silence costs a part of the call, so that the next one
+/// that the pool tries may still answer in time (rule K1).
+pub(crate) async fn answers<C: sqlx::Connection>(connection: &mut C, op_timeout: Duration) -> sqlx::Result<()> {
+    let most = (op_timeout / 5).min(Duration::from_secs(1));
+    let answer = tokio::time::timeout(most, connection.ping()).await;
+    answer.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 
 /// The one host, and the database.

@@ -1,7 +1,7 @@
 //! [`MySqlBackend`].
 
 use crate::columns::Columns;
-use crate::config::{LOOK, place};
+use crate::config::{LOOK, answers, place};
 use crate::error::{Advice, Asker, no_answer};
 use crate::lent::on;
 use crate::options::{Connection, LEAST_IDLE, SqlOptions, Tls};
@@ -14,7 +14,7 @@ use dlock_core::{Capabilities, Clock, HolderId, LockKey, Moment, Result, StoreUr
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlSslMode};
-use sqlx::{AssertSqlSafe, Connection as _, MySqlPool};
+use sqlx::{AssertSqlSafe, MySqlPool};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -108,10 +108,10 @@ fn pool_of(url: &StoreUrl, op_timeout: Duration) -> Result<MySqlPool> {
         .max_connections(connection.pool)
         .acquire_timeout(op_timeout)
         .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
+        .before_acquire(move |connection, meta| {
             Box::pin(async move {
                 if meta.idle_for > TRUSTED {
-                    connection.ping().await?;
+                    answers(connection, op_timeout).await?;
                 }
                 Ok(true)
             })
@@ -234,14 +234,15 @@ impl MySqlStore {
         }
     }
 
-    fn listed(&self, rows: Vec<(i64, Vec<u8>, i64, String)>, sent: Moment) -> Result<Vec<Listed>> {
+    fn listed(&self, rows: Vec<(i64, Vec<u8>, i64, String)>, sent: Moment) -> Vec<Listed> {
         let read = |(micros, key, version, record): (i64, Vec<u8>, i64, String)| {
             let reading = self.reading(micros.unsigned_abs(), sent);
             let found = Record::decode(record.as_bytes());
             let found = found.map(|record| Snapshot::new(Some(record), Some(version), Some(reading)));
-            Ok((LockKey::new(String::from_utf8_lossy(&key))?, found))
+            // A row of another kind is no lock.
+            LockKey::new(String::from_utf8_lossy(&key)).ok().map(|key| (key, found))
         };
-        rows.into_iter().map(read).collect()
+        rows.into_iter().filter_map(read).collect()
     }
 }
 
@@ -355,7 +356,7 @@ impl RecordStore for MySqlStore {
             let sent = this.0.clock.now();
             let query = sqlx::query_as(AssertSqlSafe(this.0.sql.scan.clone())).bind(prefix.clone()).bind(prefix);
             let rows = on!(&this.0.pool, query.fetch_all).await.map_err(|error| this.failed(error))?;
-            let rows = this.listed(rows, sent)?;
+            let rows = this.listed(rows, sent);
             let read = |(key, found): Listed| {
                 found.map_err(|error| error.during("list", Some(&key))).map(|found| (key, found))
             };
@@ -397,6 +398,6 @@ impl Purges for MySqlStore {
             .bind(at_most);
         let give_up = sent + self.0.options.op_timeout;
         let rows = self.0.clock.timeout_at(give_up, on!(&self.0.pool, query.fetch_all)).await.ok_or_else(no_answer)?;
-        self.listed(rows.map_err(|error| self.failed(error))?, sent)
+        Ok(self.listed(rows.map_err(|error| self.failed(error))?, sent))
     }
 }

@@ -18,6 +18,8 @@ pub struct SqlOptions {
 /// How far apart the servers' clocks may be unless told otherwise.
 pub(crate) const CLOCK_MARGIN: Duration = Duration::from_millis(200);
 
+const MOST_MARGIN: Duration = Duration::from_secs(60 * 60);
+
 /// An idle record stays for this long at the least: no request lives on for as long, whatever client, network and server
 /// do, so that none that wants to create the record is still under way when it is purged (rule R3).
 pub(crate) const LEAST_IDLE: Duration = Duration::from_secs(60 * 60);
@@ -112,6 +114,12 @@ impl SqlOptions {
             this = this.purge_after(unused_for)?;
         }
         let clock_margin = url.duration("clock_margin")?.unwrap_or(CLOCK_MARGIN);
+        if clock_margin > MOST_MARGIN {
+            return Err(wrong("the parameter clock_margin is out of range; give a duration up to 1h"));
+        }
+        if url.flag("pooler")? && !url.scheme().starts_with("postgres") {
+            return Err(wrong("the parameter pooler is for PostgreSQL; nothing has to be said of a pooler here"));
+        }
         Ok(this.create(url.flag("create")?).pooler(url.flag("pooler")?).clock_margin(clock_margin))
     }
 }

@@ -1,7 +1,7 @@
 //! [`PostgresBackend`].
 
 use crate::columns::Columns;
-use crate::config::{LOOK, place};
+use crate::config::{LOOK, answers, place};
 use crate::error::{Advice, Asker, no_answer};
 use crate::listen::{CHANNEL, listen};
 use crate::options::{Connection, LEAST_IDLE, SqlOptions, Tls};
@@ -14,7 +14,7 @@ use dlock_core::{Capabilities, Clock, HolderId, LockKey, Moment, Result, StoreUr
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow, PgSslMode};
-use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgPool};
+use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -125,10 +125,10 @@ fn pool_of(url: &StoreUrl, op_timeout: Duration) -> Result<PgPool> {
         .max_connections(connection.pool)
         .acquire_timeout(op_timeout)
         .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
+        .before_acquire(move |connection, meta| {
             Box::pin(async move {
                 if meta.idle_for > TRUSTED {
-                    connection.ping().await?;
+                    answers(connection, op_timeout).await?;
                 }
                 Ok(true)
             })
@@ -280,9 +280,10 @@ impl PostgresStore {
         let read = |row: &PgRow| {
             let (micros, key, version, record): (i64, String, i64, String) = self.read_as(row)?;
             let found = snapshot(Some((version, record)), self.reading(micros, sent));
-            Ok((LockKey::new(key)?, found))
+            // A row of another kind is no lock.
+            Ok(LockKey::new(key).ok().map(|key| (key, found)))
         };
-        rows.iter().map(read).collect()
+        rows.iter().filter_map(|row| read(row).transpose()).collect()
     }
 }
 

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use dlock_core::record::{Record, RecordStore, Snapshot, StoreTime};
 use dlock_core::{Clock, ErrorKind, LockKey, Moment, Result, drift};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +30,18 @@ pub(crate) trait Purges: RecordStore<Version = i64> {
 /// Rows with entries that are long over, as they were first seen: only one that stays the same while we watch it for the
 /// entries' TTL goes, whatever the server's clock says meanwhile (rule C2).
 #[derive(Debug, Default)]
-pub(crate) struct Watched(Mutex<HashMap<LockKey, (i64, Moment)>>);
+pub(crate) struct Watched {
+    rows: Mutex<HashMap<LockKey, Seen>>,
+    passes: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    version: i64,
+    since: Moment,
+    /// The pass that saw it last.
+    pass: u64,
+}
 
 /// How many rows are looked at in one request, and how many are watched.
 const BATCH: u16 = 200;
@@ -37,13 +49,20 @@ const MOST_WATCHED: usize = 10_000;
 /// Passes are at the most this far apart.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 
+#[derive(Clone, Copy)]
+struct Pass {
+    number: u64,
+    unused_for: Duration,
+}
+
 /// One pass over the table; answers how many rows went.
 pub(crate) async fn pass<S: Purges>(store: &S, unused_for: Duration) -> Result<u64> {
     let watched = store.watched();
+    let this = Pass { number: watched.passes.fetch_add(1, Ordering::Relaxed) + 1, unused_for };
     let (mut after, mut removed) = (String::new(), 0);
     loop {
         let rows = store.unused(unused_for, &after, BATCH).await?;
-        let is_last = rows.len() < usize::from(BATCH);
+        let is_last = rows.is_empty();
         for (key, found) in rows {
             key.as_str().clone_into(&mut after);
             // What can't be read is never touched.
@@ -52,21 +71,23 @@ pub(crate) async fn pass<S: Purges>(store: &S, unused_for: Duration) -> Result<u
                 continue;
             };
             let may_go = record.last_token < reading.unix_micros
-                && (record.is_idle() || watched.is_over(&key, version, &record, reading.at, unused_for, store));
+                && (record.is_idle() || watched.is_over(&key, version, &record, reading.at, this, store));
             if may_go && store.purge(&key, &version).await? {
                 watched.lock().remove(&key);
                 removed += 1;
             }
         }
         if is_last {
+            // What others have removed or used again is watched no more.
+            watched.lock().retain(|_, seen| seen.pass >= this.number);
             return Ok(removed);
         }
     }
 }
 
 impl Watched {
-    fn lock(&self) -> MutexGuard<'_, HashMap<LockKey, (i64, Moment)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<LockKey, Seen>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether all entries of a record are over: long ago by the server's clock, and it has not changed while we watched.
@@ -76,7 +97,7 @@ impl Watched {
         version: i64,
         record: &Record,
         now: StoreTime,
-        unused_for: Duration,
+        pass: Pass,
         store: &S,
     ) -> bool {
         let holders = record.holders.iter().map(|holder| (holder.expires, holder.entry.ttl()));
@@ -85,18 +106,24 @@ impl Watched {
         for (end, ttl) in holders.chain(waiters) {
             (ends, longest) = (ends.max(end), longest.max(ttl));
         }
-        if now <= ends + unused_for {
+        if now <= ends + pass.unused_for {
             return false;
         }
         let local = store.clock().now();
         let mut watched = self.lock();
-        match watched.get(key) {
-            Some((seen, since)) if *seen == version => {
-                local.since(*since) > longest + drift(longest) + store.clock_margin()
+        let room = watched.len() < MOST_WATCHED;
+        match watched.get_mut(key) {
+            Some(seen) if seen.version == version => {
+                seen.pass = pass.number;
+                local.since(seen.since) > longest + drift(longest) + store.clock_margin()
             }
-            _ => {
-                if watched.len() < MOST_WATCHED {
-                    watched.insert(key.clone(), (version, local));
+            Some(seen) => {
+                *seen = Seen { version, since: local, pass: pass.number };
+                false
+            }
+            None => {
+                if room {
+                    watched.insert(key.clone(), Seen { version, since: local, pass: pass.number });
                 }
                 false
             }

@@ -7,6 +7,7 @@ use common::connect;
 use dlock_core::{Clock, LockBackend, Locks, Wake};
 use dlock_fixtures::{MariaDbServer, PgBouncer, PostgresServer, wait_until};
 use dlock_sql::{PostgresBackend, PostgresStore};
+use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -94,6 +95,23 @@ async fn a_listening_connection_that_was_cut_is_made_anew_and_waiters_are_woken(
         let took = hand_over(&one, &two, || drop(cut())).await;
         assert!(took < Duration::from_secs(2), "woken after {took:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listening_connection_that_fell_silent_is_replaced() {
+    let server = PostgresServer::start();
+    let url = format!("{}?create=true&op_timeout=1s", server.url());
+    let (one, two) = (connect(&url).await.unwrap(), connect(&url).await.unwrap());
+    let listening = || server.sql("SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'");
+    let stopped: Vec<i32> = listening().lines().map(|pid| pid.trim().parse().unwrap()).collect();
+    assert_eq!(stopped.len(), 2);
+    let signal = |signal| stopped.iter().for_each(|pid| kill_process(Pid::from_raw(*pid).unwrap(), signal).unwrap());
+    // What is sent to them is taken, and never answered.
+    signal(Signal::STOP);
+    wait_until("both listen on another connection", SOON, || listening().lines().count() == 4);
+    let took = hand_over(&one, &two, || {}).await;
+    assert!(took < Duration::from_secs(1), "woken after {took:?}");
+    signal(Signal::CONT);
 }
 
 #[tokio::test(flavor = "multi_thread")]
