@@ -1,6 +1,6 @@
 //! From the service's errors to ours.
 
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use dlock_core::{Effect, Error, ErrorKind};
 use std::error::Error as StdError;
 use std::io;
@@ -79,7 +79,7 @@ pub(crate) fn from_sdk<E: Refusal>(error: SdkError<E>, was_sent: bool, advice: &
         SdkError::ConstructionFailure(_) => (ErrorKind::Unexpected, Effect::NotApplied),
         _ if is_refused(&error) => (ErrorKind::Unavailable, Effect::NotApplied),
         // Nothing was sent: there were no credentials to sign it with.
-        _ if !was_sent => (ErrorKind::Unauthorized, Effect::NotApplied),
+        _ if !was_sent => (unsigned(&error), Effect::NotApplied),
         _ => (ErrorKind::Unavailable, Effect::Unknown),
     };
     let message = match (kind, code(&error)) {
@@ -105,7 +105,38 @@ pub(crate) fn from_sdk<E: Refusal>(error: SdkError<E>, was_sent: bool, advice: &
         _ => "the service answered with an error".to_owned(),
     };
     // The text of the chain, without the reply itself: that may be long, and has what others stored.
-    Error::new(kind, message).with_effect(effect).with_source(DisplayErrorContext(&error).to_string())
+    Error::new(kind, message).with_effect(effect).with_source(told(&error))
+}
+
+/// What an error and its sources say, and the service.
+fn told<E: Refusal>(error: &SdkError<E>) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    match error {
+        SdkError::ServiceError(refusal) => match refusal.err().message() {
+            Some(message) if !text.contains(message) => format!("{text}: {message}"),
+            _ => text,
+        },
+        _ => text,
+    }
+}
+
+/// Why there were no credentials: there are none, or their provider can't be reached now.
+fn unsigned(error: &(dyn StdError + 'static)) -> ErrorKind {
+    use aws_credential_types::provider::error::CredentialsError::{CredentialsNotLoaded, InvalidConfiguration};
+    let mut next = Some(error);
+    while let Some(error) = next {
+        match error.downcast_ref() {
+            Some(CredentialsNotLoaded(_) | InvalidConfiguration(_)) => return ErrorKind::Unauthorized,
+            Some(_) => return ErrorKind::Unavailable,
+            None => next = error.source(),
+        }
+    }
+    ErrorKind::Unauthorized
 }
 
 /// Nobody listens there.
@@ -135,6 +166,19 @@ pub(crate) fn corrupt(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aws_credential_types::provider::error::CredentialsError;
+
+    #[test]
+    fn credentials_that_can_not_be_had_now_are_asked_for_again() {
+        for (error, kind) in [
+            (CredentialsError::not_loaded("none"), ErrorKind::Unauthorized),
+            (CredentialsError::invalid_configuration("a loop"), ErrorKind::Unauthorized),
+            (CredentialsError::provider_error("503"), ErrorKind::Unavailable),
+            (CredentialsError::provider_timed_out(std::time::Duration::from_secs(5)), ErrorKind::Unavailable),
+        ] {
+            assert_eq!(unsigned(&error), kind);
+        }
+    }
 
     #[test]
     fn each_refusal_has_its_kind_and_effect() {

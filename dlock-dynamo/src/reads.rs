@@ -32,8 +32,9 @@ impl Reads {
         read: impl Future<Output = Result<Found>>,
     ) -> Result<Found> {
         let asked = clock.now();
-        let shared = Shared { reads: self, key, last: self.entry(key) };
-        let Some(mut last) = clock.timeout_at(asked + PATIENCE, shared.last.lock()).await else {
+        let _place = Shared { reads: self, key };
+        let line = self.entry(key);
+        let Some(mut last) = clock.timeout_at(asked + PATIENCE, line.lock()).await else {
             return read.await;
         };
         if let Some((sent, found)) = &*last
@@ -56,14 +57,13 @@ impl Reads {
 struct Shared<'a> {
     reads: &'a Reads,
     key: &'a LockKey,
-    last: Last,
 }
 
 impl Drop for Shared<'_> {
     fn drop(&mut self) {
         let mut reads = self.reads.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The map and we: nobody else asks.
-        if Arc::strong_count(&self.last) == 2 {
+        // New places are only made under this lock: the map's is the last reference.
+        if reads.get(self.key).is_some_and(|last| Arc::strong_count(last) == 1) {
             reads.remove(self.key);
         }
     }

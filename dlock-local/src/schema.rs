@@ -27,6 +27,13 @@ pub(crate) fn open(path: &Path, full_sync: bool) -> Result<Connection> {
     Ok(connection)
 }
 
+/// Lets each change of this connection wait for the disk from now on.
+pub(crate) fn sync_fully(connection: &mut Connection) {
+    if let Err(error) = connection.pragma_update(None, "synchronous", "full") {
+        tracing::warn!(%error, "changes of the lock file do not wait for the disk");
+    }
+}
+
 fn prepare(connection: &mut Connection, path: &Path, full_sync: bool) -> Result<()> {
     connection.busy_timeout(PATIENCE).map_err(from_sqlite)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(from_sqlite)?;

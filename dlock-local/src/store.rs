@@ -78,6 +78,10 @@ impl LocalStore {
         let connection = schema::open(&path, full_sync)?;
         let identity = identity(&path)?;
         if let Some(shared) = open.get(&identity).and_then(Weak::upgrade) {
+            if full_sync {
+                // One that wants it is enough.
+                shared.worker.tell(schema::sync_fully);
+            }
             return Ok(Self(shared));
         }
         let alive = Alive::begin(&path, |name| {

@@ -36,6 +36,14 @@ impl Worker {
         Ok(Self { jobs: Some(jobs), thread: Some(thread.map_err(no_thread)?) })
     }
 
+    /// Has `work` done before all that is asked for later.
+    pub(crate) fn tell(&self, work: impl FnOnce(&mut Connection) + Send + 'static) {
+        if let Some(jobs) = &self.jobs {
+            // If the thread is gone nothing is done later either.
+            let _ = jobs.send(Box::new(work));
+        }
+    }
+
     /// Has `work` done, and answers by `give_up` or a moment later. Once begun it ends even if nobody awaits it; what has not
     /// begun by then is not done.
     pub(crate) async fn ask<T: Send + 'static>(
@@ -46,14 +54,11 @@ impl Worker {
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let now = clock.clone();
-        let job: Job = Box::new(move |connection| {
+        // If the thread is gone this is dropped, and its answer does not come.
+        self.tell(move |connection| {
             let in_time = now.now() < give_up;
             let _ = answer.send(if in_time { work(connection) } else { Err(late(Effect::NotApplied)) });
         });
-        if let Some(jobs) = &self.jobs {
-            // If the thread is gone the job is dropped, and its answer does not come.
-            let _ = jobs.send(job);
-        }
         match clock.timeout_at(give_up + AFTER_SQLITE, answered).await {
             Some(Ok(answer)) => answer,
             Some(Err(_)) => {
