@@ -211,7 +211,7 @@ fn timed_out(client: &Client, seen: Option<LockInfo>) -> Error {
     };
     let who = info.holders.iter().map(|holder| match holder.label.as_deref() {
         Some(label) if !label.is_empty() => format!("{label:?}"),
-        _ => holder.id.to_string(),
+        _ => format!("{:?}", holder.id.as_str()),
     });
     let who = who.collect::<Vec<_>>().join(", ");
     let message = format!("others held it as long as the wait lasted{}{who}", if who.is_empty() { "" } else { ": " });

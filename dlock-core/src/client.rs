@@ -306,10 +306,16 @@ impl Client {
             "" => prefix.to_owned(),
             own => format!("{own}/{prefix}"),
         };
-        let (client, locks) = (self.clone(), self.backend.list(&prefix));
-        futures_util::stream::try_unfold((client, locks), |(client, mut locks)| async move {
-            let next = client.bounded("list", None, async { locks.next().await.transpose() }).await?;
-            Ok(next.map(|info| (client.strip(info), (client, locks))))
+        let all = (self.clone(), Some(self.backend.list(&prefix)));
+        futures_util::stream::unfold(all, |(client, locks)| async move {
+            let mut locks = locks?;
+            let until = client.clock.now() + client.settings.op_timeout;
+            let next = client.clock.timeout_at(until, locks.next()).await;
+            // What one lock's record has that can't be read hides no other.
+            let (next, locks) = next.map_or_else(|| (Some(Err(client.no_answer())), None), |next| (next, Some(locks)));
+            let next = next?.map(|info| client.strip(info));
+            let next = next.map_err(|error| error.with_backend(client.backend.name()).during("list", None));
+            Some((next, (client, locks)))
         })
         .boxed()
     }
@@ -322,6 +328,9 @@ impl Client {
         }));
         let failed =
             releases.await.into_iter().filter_map(Result::err).find(|error| error.kind() != ErrorKind::LeaseLost);
+        if self.keeper.is_stopped() {
+            return failed.map_or(Ok(()), Err);
+        }
         // What waits hears `closed` and withdraws; what does not end in time is ended by its TTL.
         self.tracker.close();
         let until = self.clock.now() + self.settings.op_timeout;

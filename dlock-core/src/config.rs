@@ -66,7 +66,7 @@ impl Config {
     /// # Errors
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) when the URL's parameter can't be read.
     pub fn op_timeout_of(url: &StoreUrl) -> Result<Duration> {
-        Ok(url.duration("op_timeout")?.unwrap_or(LocksBuilder::OP_TIMEOUT))
+        LocksBuilder::checked_op_timeout(url.duration("op_timeout")?.unwrap_or(LocksBuilder::OP_TIMEOUT))
     }
 
     pub(crate) fn build(self, backend: Arc<dyn LockBackend>) -> Result<Locks> {

@@ -2,7 +2,9 @@
 
 use crate::client::{Client, Terms};
 use crate::in_place::{InPlace, named_future};
-use crate::{Error, FencingToken, HolderId, Lease, Lifetime, LockKey, LostCause, Moment, Release, Request, Result};
+use crate::{
+    Error, ErrorKind, FencingToken, HolderId, Lease, Lifetime, LockKey, LostCause, Moment, Release, Request, Result,
+};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -266,6 +268,11 @@ impl Held {
     /// Tells the store; `before` is what [`Held::give_up`] answered.
     pub(crate) async fn release(self, before: Option<LostCause>) -> Result<()> {
         let inner = &self.0;
+        if inner.client.keeper().is_stopped() {
+            // A timer of a runtime that is gone would panic.
+            let gone = Error::new(ErrorKind::Closed, "the runtime that made the client is gone; the TTL ends the lock");
+            return Err(inner.client.in_context(gone, "release", &inner.key));
+        }
         let released = match before {
             // The store itself said so: nothing of it is left there.
             Some(cause @ (LostCause::Revoked | LostCause::SessionEnded | LostCause::Released)) => {

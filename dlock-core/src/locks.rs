@@ -80,7 +80,7 @@ impl Locks {
     /// Dropping the stream ends it.
     ///
     /// # Errors
-    /// As [`Locks::inspect`]; the stream ends with the first.
+    /// As [`Locks::inspect`]. One that is about a single lock, whose record can't be read, is followed by the other locks.
     pub fn list(&self, prefix: &str) -> BoxStream<'static, Result<LockInfo>> {
         self.0.list(prefix)
     }
@@ -214,6 +214,15 @@ impl LocksBuilder {
         self
     }
 
+    pub(crate) fn checked_op_timeout(op_timeout: Duration) -> Result<Duration> {
+        if (Duration::from_millis(10)..=Duration::from_secs(600)).contains(&op_timeout) {
+            return Ok(op_timeout);
+        }
+        let given = humantime::format_duration(op_timeout);
+        let message = format!("an op_timeout of {given} is out of range; give one from 10ms to 10m");
+        Err(Error::new(ErrorKind::InvalidConfig, message))
+    }
+
     /// Makes the client, on the current tokio runtime.
     ///
     /// # Errors
@@ -223,11 +232,7 @@ impl LocksBuilder {
             Error::new(ErrorKind::Closed, "a client is made inside of a tokio runtime").with_source(error)
         })?;
         Ttl::new(self.ttl)?;
-        if !(Duration::from_millis(10)..=Duration::from_secs(600)).contains(&self.op_timeout) {
-            let given = humantime::format_duration(self.op_timeout);
-            let message = format!("an op_timeout of {given} is out of range; give one from 10ms to 10m");
-            return Err(Error::new(ErrorKind::InvalidConfig, message));
-        }
+        Self::checked_op_timeout(self.op_timeout)?;
         if self.prefix.len() > Self::MAX_PREFIX_BYTES || self.prefix.contains(|c: char| c == '/' || c.is_control()) {
             let message =
                 format!("the prefix {:?} is more than 64 bytes, or has a slash or control character", self.prefix);

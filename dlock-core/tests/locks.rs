@@ -181,7 +181,8 @@ fn a_guard_outlives_its_runtime_without_harm() {
     let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     assert_eq!(other.block_on(guard.lost()), LostCause::Expired);
     assert_eq!(other.block_on(locks.lock("b").acquire()).unwrap_err().kind(), ErrorKind::Closed);
-    drop(guard);
+    assert_eq!(other.block_on(guard.release()).unwrap_err().kind(), ErrorKind::Closed);
+    other.block_on(locks.close()).unwrap();
 }
 
 #[tokio::test]

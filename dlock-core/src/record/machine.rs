@@ -167,7 +167,7 @@ impl Record {
 
     fn grant(&mut self, entry: Entry, expires: StoreTime, sight: &Sight) -> Holder {
         // Rule F1: the store's clock makes up for a record that was lost, the count for a clock that went back.
-        let token = sight.floor.max(self.last_token + 1);
+        let token = sight.floor.max(self.last_token.saturating_add(1));
         self.last_token = token;
         if entry.mode == Mode::Exclusive {
             self.last_exclusive = token;
