@@ -30,8 +30,8 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::tell(exit::Failure::new(exit::SOFTWARE, format!("no runtime: {error}"))),
     };
-    match runtime.block_on(commands::run(cli)) {
-        Ok(code) => code,
-        Err(failure) => exit::tell(failure),
-    }
+    let done = runtime.block_on(commands::run(cli));
+    // What blocks still, such as a look for a host's address, is not waited for.
+    runtime.shutdown_background();
+    done.unwrap_or_else(exit::tell)
 }

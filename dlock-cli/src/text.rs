@@ -22,11 +22,19 @@ pub(crate) fn ago(since: Option<SystemTime>) -> String {
     ago.map_or_else(|| "-".to_owned(), |ago| format!("{} ago", duration(ago)))
 }
 
+/// Text that others have written, for a terminal: what would move its cursor or turn its direction is shown as a sign.
+pub(crate) fn plain(text: &str) -> String {
+    let is_order = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if is_order(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// A holder in half a sentence.
 pub(crate) fn holder(holder: &HolderInfo) -> String {
     let who = match holder.label.as_deref() {
         Some(label) if !label.is_empty() => format!("{label:?}"),
-        _ => format!("{} (not a dlock client)", holder.id),
+        _ => format!("{} (not a dlock client)", plain(holder.id.as_str())),
     };
     let since = holder.since.and_then(|since| SystemTime::now().duration_since(since).ok());
     let since = since.map_or_else(String::new, |held| format!(" for {}", duration(held)));
@@ -64,6 +72,11 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_wrote_gives_the_terminal_no_orders() {
+        assert_eq!(plain("caf\u{e9} \u{1b}[2K\rjob\u{202e}x"), "caf\u{e9} \u{fffd}[2K\u{fffd}job\u{fffd}x");
+    }
 
     #[test]
     fn durations_are_short() {

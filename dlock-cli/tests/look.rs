@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Place, SOON, stderr};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 fn stdout(place: &Place, arguments: &[&str]) -> String {
     let output = place.output(arguments);
@@ -104,4 +104,25 @@ fn bench_measures_and_leaves_no_lock() {
     assert_eq!(refused.status.code(), Some(75), "{}", stderr(&refused));
     drop(held.stdin.take());
     held.wait().unwrap();
+}
+
+#[test]
+fn what_others_wrote_hides_no_lock_and_gives_the_terminal_no_orders() {
+    let place = Place::redis();
+    let label = "\u{1b}[2K\rforged";
+    let hold = ["run", "--label", label, "good", "--", "sh", "-c", "echo holds >> $J; sleep 60"];
+    let mut holder = place.start(&hold, "holds");
+    // A fence that is none.
+    let made = Command::new("redis-cli").args(["-u", &place.url, "rpush", "{bad}:f", "x"]).output().unwrap();
+    assert!(made.status.success());
+    let listed = place.output(&["ls"]);
+    assert_eq!(listed.status.code(), Some(78));
+    assert!(stderr(&listed).contains("\"bad\""), "{}", stderr(&listed));
+    let refused = place.output(&["run", "--try", "good", "--", "true"]);
+    for text in [listed.stdout, place.output(&["show", "good"]).stdout, refused.stderr] {
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("forged") && !text.contains('\u{1b}') && !text.contains('\r'), "{text:?}");
+    }
+    holder.kill().unwrap();
+    holder.wait().unwrap();
 }

@@ -5,7 +5,7 @@ use crate::exit::{Failure, NOT_OBTAINED, SOFTWARE, say};
 use crate::{store, text};
 use dlock_bench::{Dlock, Entry, Plan, Report, Role, Workload, histogram, rate_text, series, time_text};
 use dlocks::Config;
-use futures_util::{FutureExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -24,19 +24,30 @@ pub(crate) async fn bench(store: &StoreArgs, quick: bool, json: bool) -> Result<
         return Err(Failure::new(NOT_OBTAINED, message));
     };
     let report = measure(store, quick).await?;
-    let left: Vec<_> = locks.list(KEY).try_collect().await?;
-    for lock in left.iter().filter(|lock| lock.key.as_str() != alone.key().as_str() && lock.key.as_str() != KEY) {
-        say(&format!("{:?} is still {}; its TTL ends that", lock.key.as_str(), text::holders(lock)));
-    }
-    alone.release().await?;
-    locks.close().await?;
     let text =
         if json { serde_json::to_string_pretty(&report).map_err(std::io::Error::from)? + "\n" } else { shown(&report) };
     text::print(&text)?;
     for not in &report.not_run {
         say(&format!("{}: {}", not.what, not.why));
     }
-    Ok(if report.not_run.is_empty() { ExitCode::SUCCESS } else { SOFTWARE.into() })
+    let own = alone.key().to_string();
+    let mut left = locks.list(KEY);
+    while let Some(lock) = left.next().await {
+        match lock {
+            Ok(lock) if [own.as_str(), KEY].contains(&lock.key.as_str()) => {}
+            Ok(lock) => say(&format!("{:?} is still {}; its TTL ends that", lock.key.as_str(), text::holders(&lock))),
+            Err(error) => say(&error.chain().to_string()),
+        }
+    }
+    if let Err(error) = alone.release().await {
+        say(&error.chain().to_string());
+    }
+    locks.close().await?;
+    let overlaps: u64 = report.rows.iter().map(|row| row.overlaps).sum();
+    if overlaps > 0 {
+        say(&format!("two held a lock at once, {overlaps} times: do not trust locks on this store"));
+    }
+    Ok(if report.not_run.is_empty() && overlaps == 0 { ExitCode::SUCCESS } else { SOFTWARE.into() })
 }
 
 async fn measure(store: &StoreArgs, quick: bool) -> Result<Report, Failure> {

@@ -16,12 +16,18 @@ pub(crate) async fn break_lock(
     let info = locks.inspect(key).await?;
     let id = choose(&info, holder, token.map(FencingToken))?;
     if !locks.break_lock(key, &id).await? {
-        return Err(Failure::new(NOT_OBTAINED, format!("{id} is not there any more; nothing was changed")));
+        return Err(Failure::new(
+            NOT_OBTAINED,
+            format!("{} is not there any more; nothing was changed", text::plain(id.as_str())),
+        ));
     }
     let held = info.holders.iter().any(|holder| holder.id == id);
     text::print(&match held {
-        true => format!("took {key:?} from {id}\n"),
-        false => format!("took its place in the queue of {key:?} from {id}; it may queue again, at the end\n"),
+        true => format!("took {key:?} from {}\n", text::plain(id.as_str())),
+        false => format!(
+            "took its place in the queue of {key:?} from {}; it may queue again, at the end\n",
+            text::plain(id.as_str())
+        ),
     })?;
     locks.close().await?;
     Ok(ExitCode::SUCCESS)
@@ -36,7 +42,7 @@ fn choose(info: &LockInfo, holder: Option<String>, token: Option<FencingToken>) 
         [only] => Ok(only.id.clone()),
         [] => Err(Failure::new(NOT_OBTAINED, "no such holder: the lock is free or held by another; see `dlock show`")),
         several => {
-            let ids: Vec<_> = several.iter().map(|holder| holder.id.to_string()).collect();
+            let ids: Vec<_> = several.iter().map(|holder| text::plain(holder.id.as_str())).collect();
             let message = format!("{} hold it; say which by --holder: {}", several.len(), ids.join(", "));
             Err(Failure::new(USAGE, message))
         }

@@ -1,21 +1,33 @@
 //! `dlock ls`: the locks that are held or waited for.
 
 use crate::cli::StoreArgs;
-use crate::exit::Failure;
+use crate::exit::{Failure, say};
 use crate::{store, text};
 use comfy_table::{Table, presets};
 use dlocks::LockInfo;
-use futures_util::TryStreamExt;
+use futures_util::StreamExt;
 use std::process::ExitCode;
 
 pub(crate) async fn ls(store: &StoreArgs, prefix: &str, json: bool) -> Result<ExitCode, Failure> {
     let locks = store::connect(store, None).await?;
-    let mut found: Vec<LockInfo> = locks.list(prefix).try_collect().await?;
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+    let mut all = locks.list(prefix);
+    while let Some(lock) = all.next().await {
+        match lock {
+            Ok(lock) => found.push(lock),
+            Err(error) => unreadable.push(Failure::from(error)),
+        }
+    }
     found.sort_by(|a, b| a.key.cmp(&b.key));
     let text = if json { as_json(&found)? } else { table(&found) };
-    text::print(&text)?;
+    // An empty list would say more than is known.
+    if !found.is_empty() || unreadable.is_empty() {
+        text::print(&text)?;
+    }
     locks.close().await?;
-    Ok(ExitCode::SUCCESS)
+    let code = unreadable.first().map_or(ExitCode::SUCCESS, |failure| failure.code.into());
+    unreadable.into_iter().for_each(|failure| say(&failure.message));
+    Ok(code)
 }
 
 fn as_json(found: &[LockInfo]) -> Result<String, Failure> {
@@ -38,7 +50,7 @@ fn table(found: &[LockInfo]) -> String {
             table.add_row([
                 info.key.to_string(),
                 holder.mode.map_or_else(|| "-".to_owned(), |mode| mode.to_string()),
-                holder.label.clone().unwrap_or_else(|| holder.id.to_string()),
+                text::plain(holder.label.as_deref().unwrap_or(holder.id.as_str())),
                 text::ago(holder.since),
                 holder.remaining.map_or_else(|| "-".to_owned(), text::duration),
                 waiting.clone(),

@@ -25,23 +25,23 @@ fn in_words(info: &LockInfo) -> String {
     for holder in &info.holders {
         table.add_row([
             "holds".to_owned(),
-            holder.label.clone().unwrap_or_else(|| "not a dlock client".to_owned()),
+            text::plain(holder.label.as_deref().unwrap_or("not a dlock client")),
             holder.mode.map_or_else(dash, |mode| mode.to_string()),
             holder.token.map_or_else(dash, |token| token.to_string()),
             text::ago(holder.since),
             holder.remaining.map_or_else(dash, text::duration),
-            holder.id.to_string(),
+            text::plain(holder.id.as_str()),
         ]);
     }
     for waiter in info.waiters.iter().flatten() {
         table.add_row([
             "waits".to_owned(),
-            waiter.label.clone().unwrap_or_else(dash),
+            text::plain(waiter.label.as_deref().unwrap_or("-")),
             waiter.mode.map_or_else(dash, |mode| mode.to_string()),
             dash(),
             text::ago(waiter.since),
             dash(),
-            waiter.id.to_string(),
+            text::plain(waiter.id.as_str()),
         ]);
     }
     if table.is_empty() {
