@@ -311,9 +311,11 @@ impl Client {
             let mut locks = locks?;
             let until = client.clock.now() + client.settings.op_timeout;
             let next = client.clock.timeout_at(until, locks.next()).await;
-            // What one lock's record has that can't be read hides no other.
-            let (next, locks) = next.map_or_else(|| (Some(Err(client.no_answer())), None), |next| (next, Some(locks)));
-            let next = next?.map(|info| client.strip(info));
+            let next = next.unwrap_or_else(|| Some(Err(client.no_answer())))?;
+            // One lock's record that can't be read hides no other.
+            let goes_on = next.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Corrupt);
+            let locks = goes_on.then_some(locks);
+            let next = next.map(|info| client.strip(info));
             let next = next.map_err(|error| error.with_backend(client.backend.name()).during("list", None));
             Some((next, (client, locks)))
         })

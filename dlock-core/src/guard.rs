@@ -270,8 +270,10 @@ impl Held {
         let inner = &self.0;
         if inner.client.keeper().is_stopped() {
             // A timer of a runtime that is gone would panic.
-            let gone = Error::new(ErrorKind::Closed, "the runtime that made the client is gone; the TTL ends the lock");
-            return Err(inner.client.in_context(gone, "release", &inner.key));
+            let gone =
+                || Error::new(ErrorKind::Closed, "the runtime that made the client is gone; the TTL ends the lock");
+            let error = before.map_or_else(gone, Error::lost);
+            return Err(inner.client.in_context(error, "release", &inner.key));
         }
         let released = match before {
             // The store itself said so: nothing of it is left there.

@@ -178,6 +178,7 @@ impl Request {
     pub fn is_waiting(&self, info: Option<LockInfo>) {
         let mut progress = locked(&self.progress);
         progress.answers += 1;
+        progress.failing_since = None;
         if info.is_some() {
             progress.seen = info;
         }

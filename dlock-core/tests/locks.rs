@@ -177,11 +177,13 @@ fn a_guard_outlives_its_runtime_without_harm() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let locks = runtime.block_on(async { locks(&memory) });
     let guard = runtime.block_on(locks.lock("a").ttl(Duration::from_millis(100)).acquire()).unwrap();
+    let long = runtime.block_on(locks.lock("c").acquire()).unwrap();
     drop(runtime);
     let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     assert_eq!(other.block_on(guard.lost()), LostCause::Expired);
     assert_eq!(other.block_on(locks.lock("b").acquire()).unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(other.block_on(guard.release()).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(other.block_on(guard.release()).unwrap_err().kind(), ErrorKind::LeaseLost);
+    assert_eq!(other.block_on(long.release()).unwrap_err().kind(), ErrorKind::Closed);
     other.block_on(locks.close()).unwrap();
 }
 

@@ -7,7 +7,7 @@ use crate::store::Store;
 use crate::watches::{Watch, Watcher, Watches};
 use dlock_core::{Cancel, LockInfo, LockKey, Mode, Moment, Standing};
 use etcd_client::{Event, EventType, GetOptions, KeyValue};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -128,7 +128,7 @@ impl Lines {
             let mut state = locked(&line.state);
             state.learn(queue);
             // What it shows to be gone will not be told again.
-            state.look_round();
+            state.tell_gone();
         }
         // It was put before this place was made: what is heard meanwhile may be later.
         let mut place = line.expect(entry);
@@ -251,13 +251,19 @@ impl State {
         }
     }
 
-    /// Tells all how they stand.
-    fn look_round(&mut self) {
+    /// Tells the waiters whose entries are no longer there.
+    fn tell_gone(&mut self) {
+        let there: HashSet<&[u8]> = self.queue.entries.iter().map(|entry| &*entry.key).collect();
         let is_gone = |(key, waiting): &(&Vec<u8>, &Waiting)| {
-            waiting.since <= self.queue.revision && self.queue.position(key).is_none()
+            waiting.since <= self.queue.revision && !there.contains(key.as_slice())
         };
         let gone: Vec<_> = self.waiting.iter().filter(is_gone).map(|(key, _)| key.clone()).collect();
         gone.iter().for_each(|key| self.is_gone(key));
+    }
+
+    /// Tells all how they stand.
+    fn look_round(&mut self) {
+        self.tell_gone();
         (0..self.queue.entries.len()).for_each(|place| self.has_come(place));
         self.judge();
     }

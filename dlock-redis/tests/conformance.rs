@@ -53,6 +53,8 @@ impl Harness for Redis {
             Fault::Proxy,
             Fault::Twice,
             Fault::Password,
+            #[cfg(feature = "tls")]
+            Fault::Tls,
         ]
     }
 

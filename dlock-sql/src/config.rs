@@ -41,8 +41,8 @@ impl SqlOptions {
     }
 }
 
-/// Whether a connection that was idle is still there. One that died in silence costs a part of the call, so that the next one
-/// that the pool tries may still answer in time (rule K1).
+/// Whether a connection that was idle is still there. One that died in silence costs a part of the call, so that the new
+/// one in its place may still answer in time (rule K1).
 pub(crate) async fn answers<C: sqlx::Connection>(connection: &mut C, op_timeout: Duration) -> sqlx::Result<()> {
     let most = (op_timeout / 5).min(Duration::from_secs(1));
     let answer = tokio::time::timeout(most, connection.ping()).await;

@@ -24,7 +24,10 @@ async fn listener(pool: &PgPool, op_timeout: Duration) -> Result<PgListener, sql
         .idle_timeout(None)
         .acquire_timeout(op_timeout)
         .connect_lazy_with((*pool.connect_options()).clone());
-    PgListener::connect_with(&own).await
+    let mut listener = PgListener::connect_with(&own).await?;
+    // That is done here, where it is known since when nobody listened.
+    listener.eager_reconnect(false);
+    Ok(listener)
 }
 
 /// A task that hears what is told, if that gets through: then no transaction pooler is in between, and each connection is a
@@ -73,9 +76,8 @@ impl Ear {
                     }
                     continue;
                 }
-                Some(Ok(None)) => {}
                 None if self.is_there(&mut listener).await => continue,
-                Some(Err(_)) | None => listener = self.listen_anew().await,
+                Some(Ok(None) | Err(_)) | None => listener = self.listen_anew().await,
             }
             tracing::debug!("the connection that listens was lost, and made anew");
             self.wakes.wake_all();

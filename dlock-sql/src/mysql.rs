@@ -234,20 +234,17 @@ impl MySqlStore {
         }
     }
 
-    fn listed(&self, rows: Vec<(i64, Vec<u8>, i64, String)>, sent: Moment) -> Vec<Listed> {
+    fn listed(&self, rows: Vec<(i64, Vec<u8>, i64, String)>, sent: Moment) -> Vec<purge::Row> {
         let read = |(micros, key, version, record): (i64, Vec<u8>, i64, String)| {
             let reading = self.reading(micros.unsigned_abs(), sent);
             let found = Record::decode(record.as_bytes());
             let found = found.map(|record| Snapshot::new(Some(record), Some(version), Some(reading)));
-            // A row of another kind is no lock.
-            LockKey::new(String::from_utf8_lossy(&key)).ok().map(|key| (key, found))
+            let lock = std::str::from_utf8(&key).ok().and_then(|key| LockKey::new(key).ok());
+            (key, lock.map(|lock| (lock, found)))
         };
-        rows.into_iter().filter_map(read).collect()
+        rows.into_iter().map(read).collect()
     }
 }
-
-/// A row: what can't be read is an error of its own.
-type Listed = (LockKey, Result<Snapshot<i64>>);
 
 /// What there is of the table, as far as this user may know.
 async fn found(pool: &MySqlPool, table: &str) -> Result<Found, sqlx::Error> {
@@ -357,10 +354,11 @@ impl RecordStore for MySqlStore {
             let query = sqlx::query_as(AssertSqlSafe(this.0.sql.scan.clone())).bind(prefix.clone()).bind(prefix);
             let rows = on!(&this.0.pool, query.fetch_all).await.map_err(|error| this.failed(error))?;
             let rows = this.listed(rows, sent);
-            let read = |(key, found): Listed| {
-                found.map_err(|error| error.during("list", Some(&key))).map(|found| (key, found))
+            let read = |(_, row): purge::Row| {
+                let (key, found) = row?;
+                Some(found.map_err(|error| error.during("list", Some(&key))).map(|found| (key, found)))
             };
-            Ok::<_, dlock_core::Error>(futures_util::stream::iter(rows.into_iter().map(read)))
+            Ok::<_, dlock_core::Error>(futures_util::stream::iter(rows.into_iter().filter_map(read)))
         };
         futures_util::stream::once(rows).try_flatten().boxed()
     }
@@ -390,12 +388,10 @@ impl Purges for MySqlStore {
         &self.0.watched
     }
 
-    async fn unused(&self, unused_for: Duration, after: &str, at_most: u16) -> Result<Vec<Listed>> {
+    async fn unused(&self, unused_for: Duration, after: &[u8], at_most: u16) -> Result<Vec<purge::Row>> {
         let sent = self.0.clock.now();
-        let query = sqlx::query_as(AssertSqlSafe(self.0.sql.unused.clone()))
-            .bind(after.as_bytes())
-            .bind(micros(unused_for))
-            .bind(at_most);
+        let query =
+            sqlx::query_as(AssertSqlSafe(self.0.sql.unused.clone())).bind(after).bind(micros(unused_for)).bind(at_most);
         let give_up = sent + self.0.options.op_timeout;
         let rows = self.0.clock.timeout_at(give_up, on!(&self.0.pool, query.fetch_all)).await.ok_or_else(no_answer)?;
         Ok(self.listed(rows.map_err(|error| self.failed(error))?, sent))

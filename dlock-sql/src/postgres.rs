@@ -274,16 +274,16 @@ impl PostgresStore {
     }
 
     /// Rows of key, version and record, with the server's time.
-    async fn listed(&self, statement: &str, args: &[Arg<'_>]) -> Result<Vec<(LockKey, Result<Snapshot<i64>>)>> {
+    async fn listed(&self, statement: &str, args: &[Arg<'_>]) -> Result<Vec<purge::Row>> {
         let sent = self.0.clock.now();
         let rows = self.rows(statement, args).await?;
         let read = |row: &PgRow| {
             let (micros, key, version, record): (i64, String, i64, String) = self.read_as(row)?;
             let found = snapshot(Some((version, record)), self.reading(micros, sent));
-            // A row of another kind is no lock.
-            Ok(LockKey::new(key).ok().map(|key| (key, found)))
+            let lock = LockKey::new(&key).ok();
+            Ok((key.into_bytes(), lock.map(|lock| (lock, found))))
         };
-        rows.iter().filter_map(|row| read(row).transpose()).collect()
+        rows.iter().map(read).collect()
     }
 }
 
@@ -403,10 +403,11 @@ impl RecordStore for PostgresStore {
         let (this, prefix) = (self.clone(), prefix.to_owned());
         let rows = async move {
             let rows = this.listed(&this.0.sql.scan, &[Arg::Text(&prefix)]).await?;
-            let read = |(key, found): (LockKey, Result<Snapshot<i64>>)| {
-                found.map_err(|error| error.during("list", Some(&key))).map(|found| (key, found))
+            let read = |(_, row): purge::Row| {
+                let (key, found) = row?;
+                Some(found.map_err(|error| error.during("list", Some(&key))).map(|found| (key, found)))
             };
-            Ok::<_, dlock_core::Error>(futures_util::stream::iter(rows.into_iter().map(read)))
+            Ok::<_, dlock_core::Error>(futures_util::stream::iter(rows.into_iter().filter_map(read)))
         };
         futures_util::stream::once(rows).try_flatten().boxed()
     }
@@ -434,13 +435,9 @@ impl Purges for PostgresStore {
         &self.0.watched
     }
 
-    async fn unused(
-        &self,
-        unused_for: Duration,
-        after: &str,
-        at_most: u16,
-    ) -> Result<Vec<(LockKey, Result<Snapshot<i64>>)>> {
-        let args = [Arg::Text(after), Arg::Int(Some(micros(unused_for))), Arg::Int(Some(i64::from(at_most)))];
+    async fn unused(&self, unused_for: Duration, after: &[u8], at_most: u16) -> Result<Vec<purge::Row>> {
+        let after = String::from_utf8_lossy(after);
+        let args = [Arg::Text(&after), Arg::Int(Some(micros(unused_for))), Arg::Int(Some(i64::from(at_most)))];
         let found = self.listed(&self.0.sql.unused, &args);
         let found = self.0.clock.timeout_at(self.0.clock.now() + self.0.options.op_timeout, found).await;
         found.ok_or_else(no_answer)?

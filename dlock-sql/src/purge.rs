@@ -19,13 +19,11 @@ pub(crate) trait Purges: RecordStore<Version = i64> {
     fn watched(&self) -> &Watched;
 
     /// Rows whose key comes after `after` and that nobody has written for `unused_for`, in the order of their keys.
-    async fn unused(
-        &self,
-        unused_for: Duration,
-        after: &str,
-        at_most: u16,
-    ) -> Result<Vec<(LockKey, Result<Snapshot<i64>>)>>;
+    async fn unused(&self, unused_for: Duration, after: &[u8], at_most: u16) -> Result<Vec<Row>>;
 }
+
+/// A row: its key as it stands there, and its record, unless it is of another kind and no lock's.
+pub(crate) type Row = (Vec<u8>, Option<(LockKey, Result<Snapshot<i64>>)>);
 
 /// Rows with entries that are long over, as they were first seen: only one that stays the same while we watch it for the
 /// entries' TTL goes, whatever the server's clock says meanwhile (rule C2).
@@ -59,12 +57,13 @@ struct Pass {
 pub(crate) async fn pass<S: Purges>(store: &S, unused_for: Duration) -> Result<u64> {
     let watched = store.watched();
     let this = Pass { number: watched.passes.fetch_add(1, Ordering::Relaxed) + 1, unused_for };
-    let (mut after, mut removed) = (String::new(), 0);
+    let (mut after, mut removed) = (Vec::new(), 0);
     loop {
         let rows = store.unused(unused_for, &after, BATCH).await?;
-        let is_last = rows.is_empty();
-        for (key, found) in rows {
-            key.as_str().clone_into(&mut after);
+        let is_last = rows.len() < usize::from(BATCH);
+        for (raw, row) in rows {
+            after = raw;
+            let Some((key, found)) = row else { continue };
             // What can't be read is never touched.
             let Ok(Snapshot { record: Some(record), version: Some(version), reading: Some(reading), .. }) = found
             else {

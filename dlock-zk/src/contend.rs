@@ -207,18 +207,24 @@ impl ZkBackend {
         request.is_waiting(info.clone());
         match over {
             Some(has_come) => Ok(has_come),
-            None => match at.place.mode {
-                Mode::Exclusive | Mode::Shared => Ok(is_over.await),
-                // Whoever is next in line watches for all, and may be dead.
-                Mode::Permit { .. } => {
-                    Ok(clock.timeout_at(clock.now() + NEXT_MAY_BE_DEAD, is_over).await.unwrap_or(false))
-                }
+            None => match looks_after(at) {
+                Some(pause) => Ok(clock.timeout_at(clock.now() + pause, is_over).await.unwrap_or(false)),
+                None => Ok(is_over.await),
             },
         }
     }
 }
 
-/// How far apart a waiter for a permit looks by itself.
+/// When a waiter for a permit looks by itself: whoever is next in line watches for all, and may be dead. The further behind,
+/// the later, so that a crowd asks for little.
+fn looks_after(at: &InQueue) -> Option<Duration> {
+    let Mode::Permit { limit } = at.place.mode else { return None };
+    let position = u32::try_from(at.queue.position(&at.name)?).ok()?;
+    let behind = position.checked_sub(limit.get()).filter(|behind| *behind > 0)?;
+    Some((NEXT_MAY_BE_DEAD * (1 + behind / 8)).mul_f64(rand::random_range(0.8..1.2)))
+}
+
+/// How far apart the first of those looks.
 const NEXT_MAY_BE_DEAD: Duration = Duration::from_secs(5);
 
 /// How waiting in a session's queue ended.

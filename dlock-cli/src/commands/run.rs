@@ -74,6 +74,11 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
             () = signals.end() => {}
             cause = guard.lost() => {
                 say(&format!("the lock on {:?} was lost after the command had ended: {cause}", args.key));
+                let leave = async {
+                    let _ = guard.release().await;
+                    let _ = locks.close().await;
+                };
+                let _ = tokio::time::timeout(FAREWELL, leave).await;
                 return Ok(ran.status.into());
             }
         }
