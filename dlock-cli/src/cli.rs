@@ -15,20 +15,11 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-macro_rules! exit_codes {
-    () => {
-        "Exit status: that of CMD (128+n if signal n ended it); 75 the lock was not obtained in time, 76 it was lost, \
-64 bad usage, key or TTL, 69 the store can't be reached, 70 a check failed or something unforeseen happened, 78 the \
-store is not set up, 126 CMD can't be executed, 127 CMD was not found."
-    };
-}
+const EXIT_CODES: &str = "Exit status: that of CMD (128+n if signal n ended it); 75 the lock was not obtained in time, \
+76 it was lost, 64 bad usage, key or TTL, 69 the store can't be reached, 70 a check failed or something unforeseen \
+happened, 78 the store is not set up, 126 CMD can't be executed, 127 CMD was not found.";
 
-const EXIT_CODES: &str = exit_codes!();
-
-const RUN_HELP: &str = concat!(
-    "CMD finds in its environment DLOCK_KEY, DLOCK_TOKEN (the fencing token) and DLOCK_HOLDER.\n\n",
-    exit_codes!()
-);
+const ENVIRONMENT: &str = "CMD finds in its environment DLOCK_KEY, DLOCK_TOKEN (the fencing token) and DLOCK_HOLDER.";
 
 /// Which store.
 #[derive(Args, Debug)]
@@ -44,7 +35,7 @@ pub(crate) struct StoreArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a command while holding a lock
-    #[command(after_help = RUN_HELP)]
+    #[command(after_help = format!("{ENVIRONMENT}\n\n{EXIT_CODES}"))]
     Run(RunArgs),
     /// List the locks that are held or waited for
     Ls {

@@ -2,6 +2,8 @@
 
 mod cli;
 mod commands;
+#[cfg(unix)]
+mod events;
 mod exit;
 #[cfg(unix)]
 mod signals;

@@ -154,10 +154,9 @@ fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
     let program = env!("CARGO_BIN_EXE_dlock");
     let command = "kill -HUP $$; echo first starts >> $J; sleep 0.5; echo first ends >> $J";
     // As nohup does it.
-    let child = std::process::Command::new("sh")
+    let child = place
+        .command("sh")
         .args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", program, "run", "k", "--", "sh", "-c", command])
-        .env("DLOCK_URL", &place.url)
-        .env("J", place.path("journal"))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -183,14 +182,13 @@ fn the_key_is_kept_for_as_long_as_a_command_of_another_user_runs() {
     std::fs::set_permissions(&su, open(0o4755)).unwrap();
     std::fs::copy(env!("CARGO_BIN_EXE_dlock"), &program).unwrap();
     let command = "echo first starts >> $J; sleep 1.5; echo first ends >> $J; exit 7";
-    let child = std::process::Command::new("setpriv")
+    let child = place
+        .command("setpriv")
         .args(["--reuid", "65534", "--clear-groups", "--"])
         .arg(&program)
         .args(["run", "--ttl", "900ms", "k", "--"])
         .arg(&su)
         .args(["--reuid", "0", "--", "sh", "-c", command])
-        .env("DLOCK_URL", &place.url)
-        .env("J", place.path("journal"))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

@@ -237,10 +237,9 @@ impl Client {
     /// Waits for the lock. Failures are repeated until `op_timeout` if the store was never reached, and once it has
     /// answered for as long as `outage` (without end if that is `None`: the caller has a limit of its own).
     pub(crate) async fn contend(self: &Arc<Self>, request: &Request, outage: Option<Duration>) -> Result<Attempt> {
-        let mut failing: Option<Failing> = None;
-        let start = self.clock.now();
+        let (start, mut pauses) = (self.clock.now(), backoff());
+        request.fails_no_more();
         loop {
-            let answers = request.answers();
             let answer = self.backend.acquire(request).await;
             self.withdraw_abandoned(request);
             let error = match answer {
@@ -257,18 +256,16 @@ impl Client {
             };
             request.doubt(&error);
             let now = self.clock.now();
-            if request.answers() > answers {
-                // It fails from now on.
-                failing = None;
+            if request.failing_since().is_none() {
+                pauses = backoff();
             }
-            let failing = failing.get_or_insert_with(|| Failing { since: now, pauses: Box::new(backoff()) });
-            request.fails_since(Some(failing.since));
+            let since = request.fails(now);
             let until = match outage {
                 _ if !request.was_queued() => start + request.op_timeout(),
-                Some(outage) => failing.since + outage,
+                Some(outage) => since + outage,
                 None => Moment::MAX,
             };
-            let again = now + failing.pauses.next().unwrap_or_default();
+            let again = now + pauses.next().unwrap_or_default();
             if !error.is_retryable() || again >= until || request.cancel().is_fired() {
                 if request.is_in_doubt() || request.was_queued() {
                     self.withdraw(request);
@@ -309,15 +306,10 @@ impl Client {
         let all = (self.clone(), Some(self.backend.list(&prefix)));
         futures_util::stream::unfold(all, |(client, locks)| async move {
             let mut locks = locks?;
-            let until = client.clock.now() + client.settings.op_timeout;
-            let next = client.clock.timeout_at(until, locks.next()).await;
-            let next = next.unwrap_or_else(|| Some(Err(client.no_answer())))?;
+            let next = client.bounded("list", None, async { locks.next().await.transpose() }).await.transpose()?;
             // One lock's record that can't be read hides no other.
             let goes_on = next.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Corrupt);
-            let locks = goes_on.then_some(locks);
-            let next = next.map(|info| client.strip(info));
-            let next = next.map_err(|error| error.with_backend(client.backend.name()).during("list", None));
-            Some((next, (client, locks)))
+            Some((next.map(|info| client.strip(info)), (client, goes_on.then_some(locks))))
         })
         .boxed()
     }
@@ -349,12 +341,6 @@ pub(crate) struct Terms {
     pub(crate) asked: Moment,
     pub(crate) margin: Duration,
     pub(crate) max_hold: Option<Duration>,
-}
-
-/// A row of failures.
-struct Failing {
-    since: Moment,
-    pauses: Box<dyn Iterator<Item = Duration> + Send>,
 }
 
 impl fmt::Debug for Client {

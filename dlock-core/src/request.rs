@@ -24,7 +24,7 @@ pub struct Request {
 struct Progress {
     holder: HolderId,
     seen: Option<LockInfo>,
-    answers: u64,
+    queued: bool,
     failing_since: Option<Moment>,
     in_doubt: bool,
     /// Ids of before, of which a request may still be under way.
@@ -47,7 +47,7 @@ impl Request {
             progress: Arc::new(Mutex::new(Progress {
                 holder: HolderId::random(),
                 seen: None,
-                answers: 0,
+                queued: false,
                 failing_since: None,
                 in_doubt: false,
                 abandoned: Vec::new(),
@@ -177,7 +177,7 @@ impl Request {
     /// people. Without news of the lock pass `None`.
     pub fn is_waiting(&self, info: Option<LockInfo>) {
         let mut progress = locked(&self.progress);
-        progress.answers += 1;
+        progress.queued = true;
         progress.failing_since = None;
         if info.is_some() {
             progress.seen = info;
@@ -186,21 +186,21 @@ impl Request {
 
     /// Whether the store has ever answered that this acquisition waits.
     pub fn was_queued(&self) -> bool {
-        self.answers() > 0
+        locked(&self.progress).queued
     }
 
-    /// How often the store has answered that this acquisition waits.
-    pub(crate) fn answers(&self) -> u64 {
-        locked(&self.progress).answers
-    }
-
-    /// Since when all of its requests have failed.
+    /// Since when its requests have failed, without an answer that it waits.
     pub(crate) fn failing_since(&self) -> Option<Moment> {
         locked(&self.progress).failing_since
     }
 
-    pub(crate) fn fails_since(&self, since: Option<Moment>) {
-        locked(&self.progress).failing_since = since;
+    /// A request of it has failed. Answers since when they do.
+    pub(crate) fn fails(&self, now: Moment) -> Moment {
+        *locked(&self.progress).failing_since.get_or_insert(now)
+    }
+
+    pub(crate) fn fails_no_more(&self) {
+        locked(&self.progress).failing_since = None;
     }
 
     /// A request of this acquisition may still be under way, or be carried out a second time.

@@ -33,7 +33,7 @@ impl Turns {
     /// Cancel-safe: the place in the line is lost.
     pub(crate) async fn turn(&self, key: &LockKey) -> Turn {
         let mut turn = self.line_up(key);
-        turn.wait().await;
+        turn.permit = turn.comes().await;
         turn
     }
 
@@ -50,21 +50,17 @@ impl Turns {
         give_up: Moment,
     ) -> Option<Turn> {
         let mut turn = self.line_up(key);
-        let line = turn.line.clone();
-        let served = || line.as_ref().map_or(0, |line| line.served.load(Ordering::Relaxed));
-        let came = {
-            let mut wait = pin!(turn.wait());
-            loop {
-                let (before, now) = (served(), clock.now());
-                if clock.timeout_at(give_up.min(now + patience), wait.as_mut()).await.is_some() {
-                    break true;
-                }
-                if served() == before || clock.now() >= give_up {
-                    break false;
-                }
+        let mut comes = pin!(turn.comes());
+        loop {
+            let (before, now) = (turn.served(), clock.now());
+            if let Some(permit) = clock.timeout_at(give_up.min(now + patience), comes.as_mut()).await {
+                turn.permit = permit;
+                return Some(turn);
             }
-        };
-        came.then_some(turn)
+            if turn.served() == before || clock.now() >= give_up {
+                return None;
+            }
+        }
     }
 
     fn line_up(&self, key: &LockKey) -> Turn {
@@ -83,11 +79,15 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    async fn wait(&mut self) {
-        if let Some(line) = &self.line {
-            // Never closed, so this is never an error.
-            self.permit = line.turn.clone().acquire_owned().await.ok();
-        }
+    /// The permit, once it is this one's turn. It keeps no line in the map.
+    fn comes(&self) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
+        let line = self.line.as_ref().map(|line| line.turn.clone());
+        // Never closed, so this is never an error.
+        async move { line?.acquire_owned().await.ok() }
+    }
+
+    fn served(&self) -> u64 {
+        self.line.as_ref().map_or(0, |line| line.served.load(Ordering::Relaxed))
     }
 }
 

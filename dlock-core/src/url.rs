@@ -108,6 +108,18 @@ impl StoreUrl {
         self.param(name).map(read).transpose()
     }
 
+    /// The text of the file that a parameter names, such as a certificate in PEM.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] when it can't be read.
+    pub fn file(&self, name: &str) -> Result<Option<String>> {
+        let Some(file) = self.param(name) else { return Ok(None) };
+        std::fs::read_to_string(file).map(Some).map_err(|error| {
+            let message = format!("the file of the parameter {name}, {file}, can't be read");
+            Error::new(ErrorKind::InvalidConfig, message).with_source(error)
+        })
+    }
+
     /// A parameter as a switch, off unless it is there: `true`, `false`, or its name alone.
     ///
     /// # Errors

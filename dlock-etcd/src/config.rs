@@ -70,21 +70,17 @@ impl Settings {
 }
 
 fn tls_options(url: &StoreUrl) -> Result<TlsOptions> {
-    let read = |name: &str, path: &str| {
-        std::fs::read(path)
-            .map_err(|error| wrong(format!("the file of the parameter {name} can't be read")).with_source(error))
-    };
-    let Some(ca) = url.param("ca") else {
+    let Some(ca) = url.file("ca")? else {
         return Err(wrong(
             "an etcds URL needs the parameter ca: the file with the certificate of the server's authority",
         ));
     };
-    let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read("ca", ca)?));
+    let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(ca));
     if let Some(domain) = url.param("domain") {
         tls = tls.domain_name(domain);
     }
-    match (url.param("cert"), url.param("key")) {
-        (Some(cert), Some(key)) => tls = tls.identity(Identity::from_pem(read("cert", cert)?, read("key", key)?)),
+    match (url.file("cert")?, url.file("key")?) {
+        (Some(cert), Some(key)) => tls = tls.identity(Identity::from_pem(cert, key)),
         (None, None) => {}
         _ => return Err(wrong("an etcds URL has both the parameters cert and key, or neither")),
     }

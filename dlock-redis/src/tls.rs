@@ -10,26 +10,20 @@ pub(crate) const PARAMETERS: &[&str] = if cfg!(feature = "tls") { &["ca", "cert"
 #[cfg(feature = "tls")]
 pub(crate) fn client(url: &StoreUrl, server: ConnectionInfo) -> Result<Client> {
     use redis::{ClientTlsConfig, TlsCertificates};
-    let wrong = |message: String| Error::new(ErrorKind::InvalidConfig, message);
-    let read = |name: &str| {
-        let Some(file) = url.param(name) else { return Ok(None) };
-        let unreadable =
-            |error| wrong(format!("the file of the parameter {name}, {file}, can't be read")).with_source(error);
-        std::fs::read(file).map(Some).map_err(unreadable)
-    };
-    let client_tls = match (read("cert")?, read("key")?) {
+    let wrong = |message: &'static str| Error::new(ErrorKind::InvalidConfig, message);
+    let client_tls = match (url.file("cert")?, url.file("key")?) {
         (None, None) => None,
-        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
-        _ => return Err(wrong("the parameters cert and key of a rediss URL go together".to_owned())),
+        (Some(cert), Some(key)) => Some(ClientTlsConfig { client_cert: cert.into(), client_key: key.into() }),
+        _ => return Err(wrong("the parameters cert and key of a rediss URL go together")),
     };
-    let root_cert = read("ca")?;
-    if root_cert.as_ref().is_some_and(|text| !String::from_utf8_lossy(text).contains("BEGIN CERTIFICATE")) {
-        return Err(wrong("the file of the parameter ca has no certificate in PEM".to_owned()));
+    let root_cert = url.file("ca")?;
+    if root_cert.as_ref().is_some_and(|text| !text.contains("BEGIN CERTIFICATE")) {
+        return Err(wrong("the file of the parameter ca has no certificate in PEM"));
     }
     // Where the program has chosen none, and more than one is linked, rustls would panic.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::build_with_tls(server, TlsCertificates { client_tls, root_cert })
-        .map_err(|error| wrong("the certificates in the rediss URL can't be used".to_owned()).with_source(error))
+    Client::build_with_tls(server, TlsCertificates { client_tls, root_cert: root_cert.map(String::into_bytes) })
+        .map_err(|error| wrong("the certificates in the rediss URL can't be used").with_source(error))
 }
 
 #[cfg(not(feature = "tls"))]

@@ -354,11 +354,7 @@ impl RecordStore for MySqlStore {
             let query = sqlx::query_as(AssertSqlSafe(this.0.sql.scan.clone())).bind(prefix.clone()).bind(prefix);
             let rows = on!(&this.0.pool, query.fetch_all).await.map_err(|error| this.failed(error))?;
             let rows = this.listed(rows, sent);
-            let read = |(_, row): purge::Row| {
-                let (key, found) = row?;
-                Some(found.map_err(|error| error.during("list", Some(&key))).map(|found| (key, found)))
-            };
-            Ok::<_, dlock_core::Error>(futures_util::stream::iter(rows.into_iter().filter_map(read)))
+            Ok::<_, dlock_core::Error>(futures_util::stream::iter(purge::locks(rows)))
         };
         futures_util::stream::once(rows).try_flatten().boxed()
     }

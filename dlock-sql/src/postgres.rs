@@ -403,11 +403,7 @@ impl RecordStore for PostgresStore {
         let (this, prefix) = (self.clone(), prefix.to_owned());
         let rows = async move {
             let rows = this.listed(&this.0.sql.scan, &[Arg::Text(&prefix)]).await?;
-            let read = |(_, row): purge::Row| {
-                let (key, found) = row?;
-                Some(found.map_err(|error| error.during("list", Some(&key))).map(|found| (key, found)))
-            };
-            Ok::<_, dlock_core::Error>(futures_util::stream::iter(rows.into_iter().filter_map(read)))
+            Ok::<_, dlock_core::Error>(futures_util::stream::iter(purge::locks(rows)))
         };
         futures_util::stream::once(rows).try_flatten().boxed()
     }

@@ -25,6 +25,14 @@ pub(crate) trait Purges: RecordStore<Version = i64> {
 /// A row: its key as it stands there, and its record, unless it is of another kind and no lock's.
 pub(crate) type Row = (Vec<u8>, Option<(LockKey, Result<Snapshot<i64>>)>);
 
+/// The locks among rows, for a list.
+pub(crate) fn locks(rows: Vec<Row>) -> impl Iterator<Item = Result<(LockKey, Snapshot<i64>)>> {
+    rows.into_iter().filter_map(|(_, row)| {
+        let (key, found) = row?;
+        Some(found.map_err(|error| error.during("list", Some(&key))).map(|found| (key, found)))
+    })
+}
+
 /// Rows with entries that are long over, as they were first seen: only one that stays the same while we watch it for the
 /// entries' TTL goes, whatever the server's clock says meanwhile (rule C2).
 #[derive(Debug, Default)]

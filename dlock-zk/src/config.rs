@@ -105,18 +105,12 @@ fn root(path: &str) -> Result<String> {
 
 #[cfg(feature = "tls")]
 fn with_tls(connector: Connector, url: &StoreUrl) -> Result<Connector> {
-    let read = |name: &str| -> Result<Option<String>> {
-        let Some(file) = url.param(name) else { return Ok(None) };
-        let text = std::fs::read_to_string(file);
-        text.map(Some)
-            .map_err(|error| wrong(format!("the file of the parameter {name} can't be read")).with_source(error))
-    };
     let unusable = |error| wrong("the certificates in the ZooKeeper URL can't be used").with_source(from_zk(error));
-    let Some(ca) = read("ca")? else {
+    let Some(ca) = url.file("ca")? else {
         return Err(wrong("a zks URL needs the parameter ca: a PEM file with the authorities of the servers"));
     };
     let mut options = zookeeper_client::TlsOptions::new().with_pem_ca(&ca).map_err(unusable)?;
-    match (read("cert")?, read("key")?) {
+    match (url.file("cert")?, url.file("key")?) {
         (None, None) => {}
         (Some(cert), Some(key)) => options = options.with_pem_identity(&cert, &key).map_err(unusable)?,
         _ => return Err(wrong("the parameters cert and key of a ZooKeeper URL go together")),

@@ -15,19 +15,14 @@ pub(crate) async fn break_lock(
     let locks = store::connect(store, None).await?;
     let info = locks.inspect(key).await?;
     let id = choose(&info, holder, token.map(FencingToken))?;
+    let who = text::plain(id.as_str());
     if !locks.break_lock(key, &id).await? {
-        return Err(Failure::new(
-            NOT_OBTAINED,
-            format!("{} is not there any more; nothing was changed", text::plain(id.as_str())),
-        ));
+        return Err(Failure::new(NOT_OBTAINED, format!("{who} is not there any more; nothing was changed")));
     }
     let held = info.holders.iter().any(|holder| holder.id == id);
     text::print(&match held {
-        true => format!("took {key:?} from {}\n", text::plain(id.as_str())),
-        false => format!(
-            "took its place in the queue of {key:?} from {}; it may queue again, at the end\n",
-            text::plain(id.as_str())
-        ),
+        true => format!("took {key:?} from {who}\n"),
+        false => format!("took its place in the queue of {key:?} from {who}; it may queue again, at the end\n"),
     })?;
     locks.close().await?;
     Ok(ExitCode::SUCCESS)

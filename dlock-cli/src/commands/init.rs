@@ -3,7 +3,6 @@
 use crate::cli::StoreArgs;
 use crate::exit::{CONFIG, Failure};
 use crate::{store, text};
-use dlocks::Config;
 use std::process::ExitCode;
 
 pub(crate) async fn init(store: &StoreArgs) -> Result<ExitCode, Failure> {
@@ -17,8 +16,7 @@ pub(crate) async fn init(store: &StoreArgs) -> Result<ExitCode, Failure> {
         Some(done) => done,
         None => {
             // Whether it is ready is seen by using it.
-            let locks = dlocks::registry().connect_with(&Config::new(url.clone())).await?;
-            locks.close().await?;
+            store::connect(store, None).await?.close().await?;
             format!("{} needs nothing to be made; it is ready", url.scheme())
         }
     };

@@ -4,20 +4,15 @@ use crate::cli::{RunArgs, StoreArgs};
 use crate::exit::{Failure, LOST, NOT_OBTAINED, SIGNAL, USAGE, say};
 use crate::signals::Signals;
 use crate::warden::{News, Ward};
-use crate::{store, text};
+use crate::{events, store, text};
 use dlocks::{ErrorKind, Held, Lock, LockGuard, LockInfo, Locks, LostCause, Moment};
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use rustix::process::{Pid, Signal, getpgrp, kill_process_group};
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
 use std::future::pending;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// The longest grace unless one is given.
 const GRACE: Duration = Duration::from_secs(5);
@@ -28,7 +23,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new()?;
-    tell_events(args.verbose);
+    events::tell(args.verbose);
     if store.url.is_none() {
         let own = store::url(store)?;
         say(&format!("no --url and no DLOCK_URL: this lock is among this user's processes on this machine ({own})"));
@@ -98,38 +93,6 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
             Ok(ran.status.into())
         }
         Ok(()) => Ok(ran.status.into()),
-    }
-}
-
-/// Lets the library's events appear on the standard error.
-fn tell_events(all: bool) {
-    let told = if all { ("dlock", LevelFilter::DEBUG) } else { ("dlock_core::keeper", LevelFilter::WARN) };
-    let lines = tracing_subscriber::fmt::layer().with_writer(Lines::begin()).without_time().with_ansi(false);
-    tracing_subscriber::registry().with(lines).with(Targets::new().with_target(told.0, told.1)).init();
-}
-
-/// Lines on their way to the standard error: a reader that has stopped must not stop a renewal. What is too much is let go.
-struct Lines(SyncSender<Vec<u8>>);
-
-impl Lines {
-    /// How many may be on their way.
-    const MOST: usize = 64;
-
-    fn begin() -> impl Fn() -> Self + Send + Sync + 'static {
-        let (lines, written) = sync_channel::<Vec<u8>>(Self::MOST);
-        std::thread::spawn(move || written.iter().try_for_each(|line| std::io::stderr().write_all(&line)));
-        move || Self(lines.clone())
-    }
-}
-
-impl Write for Lines {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        let _ = self.0.try_send(line.to_vec());
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

@@ -22,8 +22,15 @@ impl Place {
 
     /// `dlock` with these arguments, on this place's store.
     pub fn dlock(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dlock"));
-        command.args(arguments).env("DLOCK_URL", &self.url).env("J", self.path("journal")).stdin(Stdio::null());
+        let mut command = self.command(env!("CARGO_BIN_EXE_dlock"));
+        command.args(arguments);
+        command
+    }
+
+    /// A program that finds this place's store and journal in its environment.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("DLOCK_URL", &self.url).env("J", self.path("journal")).stdin(Stdio::null());
         command
     }
 
