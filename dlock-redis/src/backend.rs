@@ -1,5 +1,6 @@
 //! [`RedisBackend`].
 
+use crate::batch::{Ask, What};
 use crate::connection::{Connection, Grant};
 use crate::keys::Keys;
 use crate::lease::{HELD, RedisLease};
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
 
 /// A waiter repeats its request three times within this, or within its TTL if that is shorter (rule E5).
 const LONGEST_PATIENCE: Duration = Duration::from_secs(15);
+/// A request that keeps a place, not one that asks for it.
+const AGAIN: &str = "again";
 /// How far apart a waiter looks while a foreign client holds: its release wakes nobody.
 const FOREIGN: Duration = Duration::from_secs(1);
 
@@ -93,6 +96,16 @@ impl RedisBackend {
 
     async fn ask(&self, request: &Request, keys: &Keys, sent: Moment, asks: &str) -> Result<Answer> {
         let (shared, id) = (&self.0, request.holder());
+        let give_up = self.clock().now() + request.op_timeout();
+        if request.mode() == Mode::Exclusive && asks != AGAIN {
+            let channel = shared.connection.channel();
+            let rest = format!("{asks}|{}|{}|{channel}", millis(patience(request)), sent.as_nanos());
+            let what = What::Acquire { ttl: millis(request.ttl().get()), label: request.label().to_owned(), rest };
+            let ask = Ask { lock: keys.lock().to_owned(), id: id.clone(), what };
+            if let Some(reply) = shared.connection.usual(ask, give_up).await? {
+                return Answer::read(request.key(), &reply);
+            }
+        }
         let mut call = Call::new(&shared.scripts.acquire, keys, Some(id.as_str()));
         call.command
             .arg(id.as_str())
@@ -103,7 +116,7 @@ impl RedisBackend {
             .arg(shared.connection.channel())
             .arg(request.label())
             .arg(asks);
-        let reply: Value = shared.connection.run(&call, self.clock().now() + request.op_timeout()).await?;
+        let reply: Value = shared.connection.run(&call, give_up).await?;
         Answer::read(request.key(), &reply)
     }
 
@@ -115,6 +128,7 @@ impl RedisBackend {
             id: request.holder(),
             token: grant.token,
             floor: grant.floor,
+            mode: request.mode(),
             ttl: request.ttl().get(),
             deadline: Deadline::new(valid_until(grant.sent, ttl)),
             state: AtomicU8::new(HELD),
@@ -133,6 +147,17 @@ impl Shared {
         let mut call = Call::new(&self.scripts.renew, keys, None);
         call.command.arg(id.as_str()).arg(millis(ttl));
         self.connection.run(&call, give_up).await
+    }
+
+    /// Takes a holder out.
+    pub(crate) async fn release(&self, keys: &Keys, id: &HolderId, mode: Mode, give_up: Moment) -> Result<bool> {
+        if mode == Mode::Exclusive {
+            let ask = Ask { lock: keys.lock().to_owned(), id: id.clone(), what: What::Release };
+            if self.connection.usual(ask, give_up).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        self.remove(keys, id, None, give_up).await
     }
 
     /// Takes an acquisition out, and remembers it as withdrawn for `remember`.
@@ -199,7 +224,7 @@ impl LockBackend for RedisBackend {
 
     async fn acquire(&self, request: &Request) -> Result<Attempt> {
         let (clock, keys) = (self.clock(), Keys::of(request.key()));
-        let mut asks = if request.was_queued() { "again" } else { "queue" };
+        let mut asks = if request.was_queued() { AGAIN } else { "queue" };
         let mut watch = self.0.connection.watch(&request.holder());
         let mut seen = None;
         let mut polls = dlock_core::backoff();
@@ -223,7 +248,7 @@ impl LockBackend for RedisBackend {
                     (polls.next().unwrap_or_default(), false)
                 }
                 Answer::Waiting(now, before) => {
-                    asks = "again";
+                    asks = AGAIN;
                     // The timer is what is true, the push what is fast (rule D4).
                     let expiry = now.expires_in.unwrap_or(FOREIGN).min(before.unwrap_or(Duration::MAX));
                     let expiry = expiry.saturating_add(Duration::from_millis(2));

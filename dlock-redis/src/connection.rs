@@ -1,10 +1,11 @@
 //! [`Connection`]: one connection a client, and the pushes that come on it.
 
+use crate::batch::{Ask, Batches};
 use crate::error::from_redis;
 use crate::scripts::Call;
 use dlock_core::{Clock, Effect, Error, ErrorKind, FencingToken, HolderId, Moment, Result};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, FromRedisValue, PushInfo, PushKind, ServerErrorKind, Value};
+use redis::{Client, FromRedisValue, PushInfo, PushKind, RedisResult, ServerErrorKind, Value};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub(crate) struct Connection {
     channel: String,
     current: Arc<Mutex<Current>>,
     waiters: Waiters,
+    batches: Arc<Batches>,
 }
 
 /// The connection that is used now, once there is one, and how many came before it.
@@ -55,6 +57,7 @@ impl Connection {
     pub(crate) async fn open(client: Client, clock: Clock, op_timeout: Duration) -> Result<Self> {
         let this = Self {
             client,
+            batches: Arc::new(Batches::new(clock.clone())),
             clock,
             op_timeout,
             channel: format!("dlock:{:016x}", rand::random::<u64>()),
@@ -104,19 +107,29 @@ impl Connection {
 
     /// Runs a script, which the server is given if it does not know it. Answers by `give_up`.
     pub(crate) async fn run<T: FromRedisValue>(&self, call: &Call<'_>, give_up: Moment) -> Result<T> {
-        let (mut manager, number) = self.manager()?;
-        let answer = async {
-            match call.command.query_async(&mut manager).await {
-                Err(error) if error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    call.script.load_async(&mut manager).await?;
-                    call.command.query_async(&mut manager).await
-                }
-                answer => answer,
+        self.answered(give_up, async |mut manager| match call.command.query_async(&mut manager).await {
+            Err(error) if error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript) => {
+                call.script.load_async(&mut manager).await?;
+                call.command.query_async(&mut manager).await
             }
-        };
-        match self.clock.timeout_at(give_up, answer).await {
-            Some(Ok(answer)) => Ok(answer),
-            Some(Err(error)) => Err(from_redis(error)),
+            answer => answer,
+        })
+        .await
+    }
+
+    /// Asks the script for the usual cases. `None` if this is not one: nothing has changed by it. Answers by `give_up`.
+    pub(crate) async fn usual(&self, ask: Ask, give_up: Moment) -> Result<Option<Value>> {
+        let reply = self.answered(give_up, |manager| self.batches.ask(manager, ask, give_up)).await?;
+        Ok((reply != Value::Nil).then_some(reply))
+    }
+
+    async fn answered<T, F>(&self, give_up: Moment, ask: impl FnOnce(ConnectionManager) -> F) -> Result<T>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let (manager, number) = self.manager()?;
+        match self.clock.timeout_at(give_up, ask(manager)).await {
+            Some(answer) => answer.map_err(from_redis),
             None => {
                 self.begin_anew(number);
                 Err(from_redis(no_answer()))

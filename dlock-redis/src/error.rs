@@ -17,7 +17,7 @@ pub(crate) fn classify(error: &RedisError) -> (ErrorKind, Effect) {
             _,
             Some(
                 "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "OOM" | "BUSY" | "NOREPLICAS"
-                | "MISCONF",
+                | "MISCONF" | "CROSSSLOT",
             ),
         ) => (ErrorKind::Unavailable, Effect::NotApplied),
         (Kind::Server(ServerErrorKind::NoPerm), _) => (ErrorKind::Unauthorized, Effect::NotApplied),
@@ -31,6 +31,11 @@ pub(crate) fn classify(error: &RedisError) -> (ErrorKind, Effect) {
         (Kind::Parse, _) => (ErrorKind::Unavailable, Effect::Unknown),
         _ => (ErrorKind::Unexpected, Effect::Unknown),
     }
+}
+
+/// Whether the server has refused a request before it did any of it.
+pub(crate) fn is_refused(error: &RedisError) -> bool {
+    matches!(error.kind(), Kind::Server(_) | Kind::Extension) && classify(error).1 == Effect::NotApplied
 }
 
 pub(crate) fn from_redis(error: RedisError) -> Error {

@@ -3,7 +3,7 @@
 use crate::backend::Shared;
 use crate::keys::Keys;
 use async_trait::async_trait;
-use dlock_core::{Deadline, FencingToken, HolderId, Lease, Moment, Release, Result, valid_until};
+use dlock_core::{Deadline, FencingToken, HolderId, Lease, Mode, Moment, Release, Result, valid_until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -16,6 +16,7 @@ pub(crate) struct RedisLease {
     pub(crate) id: HolderId,
     pub(crate) token: FencingToken,
     pub(crate) floor: FencingToken,
+    pub(crate) mode: Mode,
     pub(crate) ttl: Duration,
     pub(crate) deadline: Deadline,
     pub(crate) state: AtomicU8,
@@ -69,7 +70,7 @@ impl Lease for RedisLease {
             LOST => return Ok(Release::AlreadyLost),
             _ => self.state.store(RELEASING, Ordering::Release),
         }
-        let removed = self.shared.remove(&self.keys, &self.id, None, give_up).await?;
+        let removed = self.shared.release(&self.keys, &self.id, self.mode, give_up).await?;
         let now = self.shared.connection.clock().now();
         // Rule R4: an earlier try may have released it.
         if removed || (before == RELEASING && now < self.deadline.at()) {

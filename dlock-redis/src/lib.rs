@@ -1,4 +1,4 @@
-//! Locks in one Redis server: one script an operation, waiters told by push.
+//! Locks in one Redis server: one script an operation, or for many at once; waiters are told by push.
 //!
 //! `redis://[user[:password]@]host[:port][/database]`. Redis 7 or newer (RESP3), one server: neither Sentinel nor a cluster is
 //! asked where it is. With the cargo feature `tls` also `rediss://…[?ca=FILE][&cert=FILE&key=FILE]`: the authorities of the
@@ -15,6 +15,7 @@
 //! - A failover to a replica that has not got a lock yet lets two hold it; fencing is the remedy. Do not evict keys.
 
 mod backend;
+mod batch;
 mod connection;
 mod error;
 pub mod fence;

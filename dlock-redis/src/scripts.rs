@@ -14,13 +14,12 @@ pub(crate) struct Scripts {
 
 impl Scripts {
     pub(crate) fn new() -> Self {
-        let script =
-            |usual: &str, body: &str| Script::new(&format!("{usual}{}{body}", include_str!("scripts/common.lua")));
+        let script = |body: &str| Script::new(&[include_str!("scripts/common.lua"), body].concat());
         Self {
-            acquire: script(include_str!("scripts/acquire_usual.lua"), include_str!("scripts/acquire.lua")),
-            renew: script("", include_str!("scripts/renew.lua")),
-            remove: script(include_str!("scripts/remove_usual.lua"), include_str!("scripts/remove.lua")),
-            inspect: script("", include_str!("scripts/inspect.lua")),
+            acquire: script(include_str!("scripts/acquire.lua")),
+            renew: script(include_str!("scripts/renew.lua")),
+            remove: script(include_str!("scripts/remove.lua")),
+            inspect: script(include_str!("scripts/inspect.lua")),
         }
     }
 }
