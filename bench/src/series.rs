@@ -17,10 +17,16 @@ pub struct Plan {
     pub store: String,
     /// Rounds of each contender.
     pub rounds: u32,
-    /// The length of each.
+    /// The length of each, with up to 64 tasks. More take longer until all are in line, so that rounds grow with them.
     pub round: Duration,
     /// What all keys begin with.
     pub prefix: String,
+}
+
+impl Plan {
+    fn length(&self, workload: &Workload) -> Duration {
+        self.round * (workload.tasks * workload.processes / 64).max(1)
+    }
 }
 
 /// How long after its end a round's last turn may come.
@@ -61,7 +67,7 @@ pub async fn series(
         for mut contest in contests {
             tell(&format!("{}: {} ({number}/{})", workload.name, contest.entry.name, plan.rounds));
             // The first round warms up.
-            let length = if number == 0 { plan.round / 2 } else { plan.round };
+            let length = if number == 0 { plan.length(workload) / 2 } else { plan.length(workload) };
             match round(&mut contest, workload, plan, length).await {
                 Ok(figures) => {
                     contest.rounds.extend((number > 0).then_some(figures));
@@ -127,7 +133,7 @@ async fn turns(
 
 /// The requests to the store for each turn, in a round of its own: counting costs time.
 async fn metered(contest: &mut Contest<'_>, workload: &Workload, plan: &Plan, meter: &dyn Meter) -> Result<f64> {
-    let (from, until) = span(plan.round / 2);
+    let (from, until) = span(plan.length(workload) / 2);
     let counting = meter.start().await?;
     let turns = turns(contest, workload, plan, from, until).await?;
     let requests = counting.stop().await?;

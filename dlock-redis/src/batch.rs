@@ -4,7 +4,10 @@ use dlock_core::{Clock, HolderId, Moment};
 use futures_util::future::join_all;
 use redis::aio::ConnectionManager;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value};
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 /// How many calls one script serves at most: meanwhile, for some 300 µs, the server does nothing else.
@@ -13,15 +16,16 @@ const MOST: usize = 64;
 /// Calls of the script for the usual cases.
 ///
 /// A call that finds none on its way goes at once and alone. One that comes while others are on their way goes together with
-/// all that come before the runtime has nothing else to do; it waits for no reply.
-#[derive(Debug)]
+/// all that the runtime runs before it gets round to sending them; it waits for no reply.
 pub(crate) struct Batches {
     script: Script,
     clock: Clock,
+    /// Of the client: that of a caller may be driven no more, or end (rule R7).
+    runtime: Handle,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     waiting: Vec<Waiting>,
     /// Scripts on their way.
@@ -29,6 +33,9 @@ struct State {
     /// The keys are not all in one place, as in a cluster: each call goes alone.
     apart: bool,
 }
+
+/// Where a reply comes.
+type Told = oneshot::Receiver<RedisResult<Value>>;
 
 /// What is asked of a lock.
 #[derive(Debug)]
@@ -49,16 +56,18 @@ pub(crate) enum What {
     },
 }
 
-#[derive(Debug)]
 struct Waiting {
     ask: Ask,
+    manager: ConnectionManager,
     give_up: Moment,
     reply: oneshot::Sender<RedisResult<Value>>,
 }
 
 impl Batches {
+    /// Must be called within the client's runtime.
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { script: Script::new(include_str!("scripts/usual.lua")), clock, state: Mutex::default() }
+        let script = Script::new(include_str!("scripts/usual.lua"));
+        Self { script, clock, runtime: Handle::current(), state: Mutex::default() }
     }
 
     /// What the script replies, which is nil if this is not a usual case: nothing has changed by it then.
@@ -71,41 +80,53 @@ impl Batches {
         ask: Ask,
         give_up: Moment,
     ) -> RedisResult<Value> {
-        let told = {
-            let mut state = self.state();
-            if state.flying == 0 && state.waiting.is_empty() || state.apart {
-                state.flying += 1;
-                Err(ask)
-            } else {
-                let (reply, told) = oneshot::channel();
-                state.waiting.push(Waiting { ask, give_up, reply });
-                if state.waiting.len() == 1 {
-                    tokio::spawn(Boarding(Some(self.clone())).fly(manager.clone()));
+        match self.join(manager, ask, give_up) {
+            Ok((told, is_first)) => {
+                if is_first {
+                    self.runtime.spawn(Boarding(Some(self.clone())).fly());
                 }
-                Ok(told)
+                told.await.unwrap_or_else(|_| Err(ended()))
             }
-        };
-        match told {
-            Ok(told) => told.await.unwrap_or_else(|_| Err(ended())),
-            Err(ask) => {
+            Err((manager, ask)) => {
                 let _flight = Flight(self);
                 self.send(manager, &[&ask]).await.map(|mut replies| replies.pop().unwrap_or(Value::Nil))
             }
         }
     }
 
+    /// Where its reply comes, and whether it is the first of those who wait to go; or it goes alone, and counts as on its way.
+    fn join(
+        &self,
+        manager: ConnectionManager,
+        ask: Ask,
+        give_up: Moment,
+    ) -> Result<(Told, bool), (ConnectionManager, Ask)> {
+        let mut state = self.state();
+        if state.apart || state.flying == 0 && state.waiting.is_empty() {
+            state.flying += 1;
+            return Err((manager, ask));
+        }
+        let (reply, told) = oneshot::channel();
+        state.waiting.push(Waiting { ask, manager, give_up, reply });
+        Ok((told, state.waiting.len() == 1))
+    }
+
     /// Sends the calls, releases first, as one. Replies one for each.
     async fn send(&self, mut manager: ConnectionManager, asks: &[&Ask]) -> RedisResult<Vec<Value>> {
         let command = self.command(asks);
-        let reply = match command.query_async(&mut manager).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.script.load_async(&mut manager).await?;
-                command.query_async(&mut manager).await
+        let mut reply = command.query_async(&mut manager).await;
+        if let Err(error) = &reply
+            && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+        {
+            self.script.load_async(&mut manager).await?;
+            // Of many some may have given up, for whom nothing must be sent again (rule R3).
+            if asks.len() > 1 {
+                return Ok(vec![Value::Nil; asks.len()]);
             }
-            reply => reply,
-        };
+            reply = command.query_async(&mut manager).await;
+        }
         match reply {
-            // Refused as a whole, perhaps for one of them: the others' scripts tell each what is the matter with it.
+            // Refused as a whole, perhaps for one of them: their own scripts tell each what is the matter with it.
             Err(error) if asks.len() > 1 && crate::error::is_refused(&error) => {
                 self.state().apart |= error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot);
                 Ok(vec![Value::Nil; asks.len()])
@@ -146,13 +167,12 @@ impl Ask {
     }
 }
 
-/// Who is to take those who wait with it. If its runtime ends before, they are told.
+/// Who is to send those who wait. Dropped, as by a runtime that ends, it sends none.
 struct Boarding(Option<Arc<Batches>>);
 
 impl Boarding {
-    async fn fly(mut self, manager: ConnectionManager) {
-        // What is ready to run may want to come along.
-        tokio::task::yield_now().await;
+    async fn fly(mut self) {
+        behind_others().await;
         let Some(batches) = self.0.take() else { return };
         let mut waiting = {
             let mut state = batches.state();
@@ -161,6 +181,8 @@ impl Boarding {
         };
         let _flight = Flight(&batches);
         waiting.retain(|one| !one.reply.is_closed());
+        // The connection of who came last is the newest.
+        let Some(manager) = waiting.last().map(|one| one.manager.clone()) else { return };
         waiting.sort_by_key(|one| !one.ask.is_release());
         let mut flights = Vec::with_capacity(1);
         while !waiting.is_empty() {
@@ -173,28 +195,47 @@ impl Boarding {
 
 impl Drop for Boarding {
     fn drop(&mut self) {
-        if let Some(batches) = &self.0 {
-            let waiting = std::mem::take(&mut batches.state().waiting);
-            drop(waiting);
+        let Some(batches) = &self.0 else { return };
+        let waiting = std::mem::take(&mut batches.state().waiting);
+        for one in waiting {
+            let _ = one.reply.send(Ok(Value::Nil));
         }
     }
 }
 
+/// Goes to the back of the queue of tasks that are ready to run: they may want to come along. Unlike
+/// [`tokio::task::yield_now`] it leaves no waker to this worker alone, which may be long at another task.
+async fn behind_others() {
+    let mut was_here = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut was_here, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Sends these calls as one, and tells each its reply.
-async fn together(batches: &Batches, manager: ConnectionManager, calls: Vec<Waiting>) {
+async fn together(batches: &Batches, manager: ConnectionManager, mut calls: Vec<Waiting>) {
     let asks: Vec<&Ask> = calls.iter().map(|one| &one.ask).collect();
     let give_up = calls.iter().map(|one| one.give_up).max().unwrap_or(Moment::MAX);
-    // Without an answer in time each has stopped to listen by now.
-    let Some(answer) = batches.clock.timeout_at(give_up, batches.send(manager, &asks)).await else { return };
-    match answer {
-        Ok(replies) => {
+    match batches.clock.timeout_at(give_up, batches.send(manager, &asks)).await {
+        Some(Ok(replies)) => {
             for (one, reply) in calls.into_iter().zip(replies) {
                 let _ = one.reply.send(Ok(reply));
             }
         }
-        Err(error) => {
+        Some(Err(error)) => {
             for one in calls {
                 let _ = one.reply.send(Err(error.clone()));
+            }
+        }
+        // Each sees by itself that there is no answer in time, and then does what is to be done about it.
+        None => {
+            for one in &mut calls {
+                one.reply.closed().await;
             }
         }
     }

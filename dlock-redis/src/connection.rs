@@ -68,7 +68,9 @@ impl Connection {
         let (manager, _) = this.manager()?;
         let listening = async {
             let mut manager = manager;
-            manager.subscribe(&this.channel).await
+            manager.subscribe(&this.channel).await?;
+            // Without the right to tell others of a grant, each of them would wait for long, and nobody would know why.
+            redis::cmd("PUBLISH").arg(&this.channel).arg("").exec_async(&mut manager).await
         };
         this.clock.timeout_at(give_up, listening).await.unwrap_or_else(|| Err(no_answer())).map_err(from_redis)?;
         Ok(this)

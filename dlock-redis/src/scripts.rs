@@ -1,9 +1,9 @@
-//! The scripts: one for each operation.
+//! The scripts that do one operation on one lock, in any case: what `usual.lua` leaves to them.
 
 use crate::keys::Keys;
 use redis::{Cmd, Script};
 
-/// All scripts, with their hashes.
+/// These scripts, with their hashes.
 #[derive(Clone, Debug)]
 pub(crate) struct Scripts {
     pub(crate) acquire: Script,

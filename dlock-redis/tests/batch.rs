@@ -1,6 +1,7 @@
 //! Calls that go to the server together answer each as if it had gone alone.
 #![allow(clippy::unwrap_used)]
 
+use dlock_conformance::proxy::{Action, Framing, Proxy, Requests};
 use dlock_core::{Attempt, ErrorKind, Lease, LockBackend, LockKey, Mode, Release, Request, Result, Ttl};
 use dlock_fixtures::RedisServer;
 use dlock_redis::RedisBackend;
@@ -120,25 +121,87 @@ async fn what_one_may_not_touch_the_others_get() {
     let _held: Vec<_> = answers.into_iter().map(lease).collect();
 }
 
+#[tokio::test]
+async fn who_may_not_publish_is_told_when_connecting() {
+    let server = RedisServer::start();
+    let rights = ["on", ">secret", "~*", "&dlock:*", "+@all", "-publish"];
+    let () = redis::cmd("ACL").arg("SETUSER").arg("somebody").arg(&rights).query(&mut raw(&server)).unwrap();
+    let url = server.url().replace("redis://", "redis://somebody:secret@").parse().unwrap();
+    assert_eq!(RedisBackend::connect(&url).await.unwrap_err().kind(), ErrorKind::Unauthorized);
+}
+
+#[tokio::test]
+async fn what_fails_half_way_leaves_a_lock_as_it_was() {
+    let server = RedisServer::start();
+    let (one, two) = (client(&server.url()).await, client(&server.url()).await);
+    let held = lease(one.try_acquire(&request("k")).await);
+    let mut raw = raw(&server);
+    let () = raw.set("{k}:w", "no waiters").unwrap();
+    assert_eq!(two.acquire(&request("k")).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(!raw.exists::<_, bool>("{k}:q").unwrap());
+    let () = raw.del("{k}:w").unwrap();
+    assert_eq!(held.release(one.clock().now() + Duration::from_secs(5)).await.unwrap(), Release::Released);
+    lease(two.try_acquire(&request("k")).await);
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_replaced_at_the_first_call_that_is_not_answered() {
+    let server = RedisServer::start();
+    let proxy = Proxy::tcp(Framing::Resp, server.url().trim_start_matches("redis://")).await.unwrap();
+    let backend = client(&format!("redis://{}", proxy.address())).await;
+    let _warm = lease(backend.try_acquire(&request("warm")).await);
+    for round in 0..20 {
+        let silent = proxy.on(Requests::with("EVALSHA"), 0, Action::Stall);
+        let many = (0..30).map(|n| request(&format!("k{round}-{n}")).with_op_timeout(Duration::from_millis(100)));
+        for answer in at_once(&backend, &many.collect::<Vec<_>>()).await {
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::Unavailable);
+        }
+        assert!(silent.is_struck());
+        let next = request(&format!("next {round}")).with_op_timeout(Duration::from_secs(2));
+        let _next = lease(backend.try_acquire(&next).await);
+    }
+}
+
 #[test]
-fn a_runtime_that_ends_takes_nobody_elses_calls_along() {
+fn a_callers_runtime_that_is_driven_no_more_holds_up_nobody() {
     let server = RedisServer::start();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (lasting, passing) = (runtime(), runtime());
-    let backend = lasting.block_on(client(&server.url()));
+    let (clients, callers) = (runtime(), runtime());
+    let backend = clients.block_on(client(&server.url()));
     let (one, two) = (request("one"), request("two"));
-    passing.block_on(async {
-        // The first is on its way, and the second waits for a task of a runtime that runs none any more.
-        let first = backend.try_acquire(&one);
-        let second = backend.try_acquire(&two);
-        futures_util::pin_mut!(first, second);
+    callers.block_on(async {
+        // The first is on its way, and the second waits to go.
+        let (mut first, mut second) = (backend.try_acquire(&one), backend.try_acquire(&two));
         assert!(futures_util::poll!(&mut first).is_pending());
         assert!(futures_util::poll!(&mut second).is_pending());
     });
-    drop(passing);
-    lasting.block_on(async {
+    clients.block_on(async {
         for key in ["three", "four"] {
             lease(backend.try_acquire(&request(key).with_op_timeout(Duration::from_secs(5))).await);
         }
     });
+}
+
+#[test]
+fn a_runtime_that_ends_among_many_calls_ends() {
+    let server = RedisServer::start();
+    for round in 0..20 {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let backend = runtime.block_on(client(&server.url()));
+        for n in 0..64 {
+            let backend = backend.clone();
+            runtime.spawn(async move {
+                while let Ok(Attempt::Acquired(lease)) = backend.try_acquire(&request(&format!("{round} {n}"))).await {
+                    let _ = lease.release(backend.clock().now() + Duration::from_secs(5)).await;
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        let (ended, has_ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(runtime);
+            let _ = ended.send(());
+        });
+        has_ended.recv_timeout(Duration::from_secs(10)).expect("a runtime that ends");
+    }
 }

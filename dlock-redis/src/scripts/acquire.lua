@@ -77,5 +77,7 @@ end
 if crowd >= 512 then
   return {'full', describe(value, holders)}
 end
+local new = {alive = 0, mode = mode, limit = limit, ttl = ttl, since = text(now), sent = sent, channel = channel, label = label}
+write_waiter(id, new)
 redis.call('RPUSH', KEYS[4], id)
-return waiting({alive = 0, mode = mode, limit = limit, ttl = ttl, since = text(now), label = label})
+return waiting(new)

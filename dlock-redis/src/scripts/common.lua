@@ -1,4 +1,4 @@
--- What all scripts share. KEYS of one lock, all in one slot:
+-- What the scripts for one operation share. KEYS of one lock, all in one slot:
 --   1 the lock: the holder's id, or ~shared or ~permit; foreign clients look at this key alone
 --   2 fence: "last token|last exclusive token|id|since|label", the rest of the last exclusive holder, whose token is the second
 --   3 holders of a shared or permit lock: hash of id -> "expires|token|floor|ttl|since|mode|limit|label"

@@ -31,7 +31,8 @@ local function release(key, id)
   call('HDEL', stem .. 'w', head)
   call('SET', key, head, 'PX', px)
   call('SET', stem .. 'f', now .. '|' .. now .. '|' .. head .. '|' .. now .. '|' .. label, 'PX', px + 5000)
-  call('PUBLISH', channel, head .. ' ' .. sent .. ' ' .. now .. ' ' .. now)
+  -- It is held, whether it hears of it or finds out by itself.
+  redis.pcall('PUBLISH', channel, head .. ' ' .. sent .. ' ' .. now .. ' ' .. now)
   return 1
 end
 
@@ -50,6 +51,7 @@ local function acquire(key, id, ttl, label, rest)
   local value = call('GET', key)
   if not value or value ~= holder or value == id or call('EXISTS', withdrawn) == 1 then return false end
   local asks, patience, sent, channel = string.match(rest, '^(%a+)|(%d+)|(%d+)|(.*)$')
+  if (tonumber(ttl) or 0) < 1 or (tonumber(patience) or 0) < 1 then return false end
   if asks == 'once' then
     return {'held', value, call('PTTL', key), fence, {}}
   end
@@ -62,8 +64,8 @@ local function acquire(key, id, ttl, label, rest)
     left = string.format('%.0f', math.max(0, before - now))
   end
   local alive = string.format('%.0f', now + patience * 1000)
-  call('RPUSH', queue, id)
   call('HSET', stem .. 'w', id, table.concat({alive, 'x|0', ttl, now, sent, channel, label}, '|'))
+  call('RPUSH', queue, id)
   -- Not for each that comes: it lasts for twice as long as this one may have to wait.
   local least = patience + 5000
   if call('PTTL', queue) < least then
