@@ -39,7 +39,7 @@ impl Session {
     pub(crate) async fn join_queue(&self, request: &Request, waits: bool, give_up: Moment) -> Result<InQueue> {
         let id = request.holder();
         let place = self.places.find(&id).unwrap_or_else(|| {
-            self.places.begin(id.clone(), request.mode(), folder(&self.settings.root, request.key()))
+            self.places.begin(id.clone(), request.mode(), folder(&self.settings.root, request.key()).into())
         });
         let joined = self.join_at(&place, request, waits, give_up).await;
         joined.map_err(|error| self.not_done(&place, error))

@@ -13,9 +13,10 @@ pub(crate) struct Place {
     pub(crate) id: HolderId,
     pub(crate) mode: Mode,
     /// The lock's folder.
-    pub(crate) folder: String,
+    pub(crate) folder: Box<str>,
     state: Mutex<State>,
-    next: Mutex<Option<Next>>,
+    /// In a box: most have none.
+    next: Mutex<Option<Box<Next>>>,
     /// Somebody else removed the node of a holder.
     gone: AtomicBool,
 }
@@ -78,11 +79,11 @@ impl Place {
     }
 
     pub(crate) fn set_next(&self, next: Next) {
-        *locked(&self.next) = Some(next);
+        *locked(&self.next) = Some(Box::new(next));
     }
 
     /// Who waits directly behind, if it is in line for a hand-over.
-    pub(crate) fn take_next(&self) -> Option<Next> {
+    pub(crate) fn take_next(&self) -> Option<Box<Next>> {
         locked(&self.next).take()
     }
 
@@ -103,7 +104,7 @@ pub(crate) struct Places {
     /// Those of acquisitions whose call has ended with an error: they are repeated or withdrawn until then.
     kept: Mutex<HashMap<HolderId, (Arc<Place>, Moment)>>,
     /// The last exclusive one that waited in each folder.
-    last: Mutex<HashMap<String, Weak<Place>>>,
+    last: Mutex<HashMap<Box<str>, Weak<Place>>>,
 }
 
 impl Places {
@@ -112,7 +113,7 @@ impl Places {
         locked(&self.all).get(id)?.upgrade()
     }
 
-    pub(crate) fn begin(&self, id: HolderId, mode: Mode, folder: String) -> Arc<Place> {
+    pub(crate) fn begin(&self, id: HolderId, mode: Mode, folder: Box<str>) -> Arc<Place> {
         let place = Arc::new(Place {
             id: id.clone(),
             mode,
