@@ -1,5 +1,5 @@
 //! The same code on any store, by the URL in the environment:
-//! `DLOCK_URL=redis://127.0.0.1:6379 cargo run --example config_swap --features full`
+//! `DLOCK_URL=redis://127.0.0.1:6379 cargo run --example config_swap --features redis`
 
 use dlocks::Config;
 use std::time::Duration;

@@ -29,8 +29,14 @@
 #![cfg_attr(not(feature = "zk"), doc = "| `zk` (`zk-tls`) | `zk://` (`zks://`) | ZooKeeper |")]
 #![cfg_attr(feature = "dynamo", doc = "| `dynamo` | `dynamodb://` | [DynamoDB](dynamo) |")]
 #![cfg_attr(not(feature = "dynamo"), doc = "| `dynamo` | `dynamodb://` | DynamoDB |")]
-#![cfg_attr(feature = "sql", doc = "| `sql` | `postgres://`, `mysql://` | [PostgreSQL, MySQL, MariaDB](sql) |")]
-#![cfg_attr(not(feature = "sql"), doc = "| `sql` | `postgres://`, `mysql://` | PostgreSQL, MySQL, MariaDB |")]
+#![cfg_attr(
+    feature = "sql",
+    doc = "| `sql` | `postgres://`, `postgresql://`, `mysql://`, `mariadb://` | [PostgreSQL, MySQL, MariaDB](sql) |"
+)]
+#![cfg_attr(
+    not(feature = "sql"),
+    doc = "| `sql` | `postgres://`, `postgresql://`, `mysql://`, `mariadb://` | PostgreSQL, MySQL, MariaDB |"
+)]
 //!
 //! # Shutting down
 //!

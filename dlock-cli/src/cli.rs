@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Run a command under a distributed lock, and see who holds what.
@@ -19,7 +20,8 @@ const EXIT_CODES: &str = "Exit status: that of CMD (128+n if signal n ended it);
 76 it was lost, 64 bad usage, key or TTL, 69 the store can't be reached, 70 a check failed or something unforeseen \
 happened, 78 the store is not set up, 126 CMD can't be executed, 127 CMD was not found.";
 
-const ENVIRONMENT: &str = "CMD finds in its environment DLOCK_KEY, DLOCK_TOKEN (the fencing token) and DLOCK_HOLDER.";
+const ENVIRONMENT: &str = "CMD finds in its environment DLOCK_KEY, DLOCK_TOKEN (the fencing token), \
+DLOCK_FENCE_FLOOR (what a shared or permit holder compares) and DLOCK_HOLDER.";
 
 /// Which store.
 #[derive(Args, Debug)]
@@ -27,7 +29,10 @@ pub(crate) struct StoreArgs {
     /// The store, as redis://host:6379 or local:/path/locks.db; by default a file in your state folder
     #[arg(long, global = true, env = "DLOCK_URL", hide_env_values = true, value_name = "URL")]
     pub(crate) url: Option<String>,
-    /// A prefix of all keys; clients with different prefixes never meet
+    /// A file with the URL in it, in place of --url: so no password stands in a command line or in CMD's environment
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) url_file: Option<PathBuf>,
+    /// A prefix of all keys: with billing, the key x is billing/x
     #[arg(long, global = true, value_name = "PREFIX")]
     pub(crate) prefix: Option<String>,
 }
@@ -52,6 +57,9 @@ pub(crate) enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+        /// Nothing is printed: the exit status is 0 if somebody holds it, and 1 if it is free
+        #[arg(short, long, conflicts_with = "json")]
+        quiet: bool,
     },
     /// Take a lock from its holder; what it does under the lock goes on until it learns of that
     Break {
@@ -93,31 +101,31 @@ pub(crate) enum Command {
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
     /// Give up at once if the lock is held
-    #[arg(long = "try", conflicts_with = "wait")]
+    #[arg(short = 'n', long = "try", conflicts_with = "wait")]
     pub(crate) try_once: bool,
-    /// Give up after this long; without it, wait as long as it takes
-    #[arg(long, value_parser = duration, value_name = "30s")]
+    /// Give up after this long, such as 30s or 5m, also if the store can't be reached at first; without it, wait as long as it takes
+    #[arg(short, long, value_parser = duration, value_name = "DURATION")]
     pub(crate) wait: Option<Duration>,
-    /// The exit status when others hold the lock and --try or --wait gives up; with 0 that is not told either
+    /// The exit status when others hold the lock and --try or --wait gives up; with 0 nothing is said of others either
     #[arg(long, value_name = "N", default_value_t = crate::exit::NOT_OBTAINED)]
     pub(crate) skip_code: u8,
     /// How long the store keeps the lock when this machine falls silent (default 30s)
-    #[arg(long, value_parser = duration, value_name = "30s")]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub(crate) ttl: Option<Duration>,
     /// Hold it together with other shared holders
-    #[arg(long, conflicts_with = "permits")]
+    #[arg(short, long, conflicts_with = "permits")]
     pub(crate) shared: bool,
     /// Hold it together with at most N-1 others
     #[arg(long, value_name = "N")]
     pub(crate) permits: Option<u32>,
     /// Keep the lock for at least this long from the start, even if CMD ends before
-    #[arg(long, value_parser = duration, value_name = "60s")]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub(crate) at_least: Option<Duration>,
-    /// End CMD and give the lock up after this long
-    #[arg(long, value_parser = duration, value_name = "1h")]
+    /// End CMD and give the lock up after this long; SIGTERM comes earlier, by the grace
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub(crate) max_hold: Option<Duration>,
-    /// From SIGTERM to SIGKILL when the lock is about to be lost; at most a third of the TTL (default 5s, or that)
-    #[arg(long, value_parser = duration, value_name = "5s")]
+    /// From SIGTERM to SIGKILL when the lock is about to be lost; at most a third of the TTL and of --max-hold (default 5s, or that)
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub(crate) grace: Option<Duration>,
     /// Tell each failure in the store, also where it is made up for; without it, only renewals that fail
     #[arg(short, long)]
@@ -142,5 +150,9 @@ pub(crate) struct WardenArgs {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
+    // As timeout(1) and flock(1) have it.
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
     humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration such as 30s or 5m"))
 }

@@ -3,6 +3,8 @@
 use dlocks::{Error, ErrorKind};
 use std::process::ExitCode;
 
+/// What `show --quiet` says of a lock that nobody holds.
+pub(crate) const FREE: u8 = 1;
 /// The command line, a key or a TTL is wrong.
 pub(crate) const USAGE: u8 = 64;
 /// The store can't be reached.
@@ -70,5 +72,6 @@ pub(crate) fn tell(failure: Failure) -> ExitCode {
 /// A message for people. One that can't be written is let go.
 pub(crate) fn say(message: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "dlock: {message}");
+    let lines: Vec<_> = message.lines().map(crate::text::plain).collect();
+    let _ = writeln!(std::io::stderr(), "dlock: {}", lines.join("\n"));
 }

@@ -5,7 +5,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that are passed on to the command. What this process was started to ignore (`nohup`, a job in the
 /// background of a script) is left as it is, and so ignored by the command as well.
-pub(crate) struct Signals(Vec<(Signal, i32)>);
+pub(crate) struct Signals {
+    heard: Vec<(Signal, i32)>,
+    /// Started by one that ignores it, this process would not learn how its own children end.
+    _children: Signal,
+}
 
 impl Signals {
     pub(crate) fn new() -> io::Result<Self> {
@@ -19,7 +23,8 @@ impl Signals {
             SignalKind::user_defined2(),
         ];
         let heard = kinds.into_iter().filter(|kind| ignored & (1 << (kind.as_raw_value() - 1)) == 0);
-        heard.map(|kind| Ok((signal(kind)?, kind.as_raw_value()))).collect::<io::Result<_>>().map(Self)
+        let heard = heard.map(|kind| Ok((signal(kind)?, kind.as_raw_value()))).collect::<io::Result<_>>()?;
+        Ok(Self { heard, _children: signal(SignalKind::child())? })
     }
 
     /// Whether a signal is one that ends a program, and no message to it.
@@ -34,7 +39,7 @@ impl Signals {
 
     /// The number of the next signal. Cancel-safe.
     pub(crate) async fn next(&mut self) -> i32 {
-        let received = self.0.iter_mut().map(|(stream, number)| {
+        let received = self.heard.iter_mut().map(|(stream, number)| {
             Box::pin(async move {
                 stream.recv().await;
                 *number

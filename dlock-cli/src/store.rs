@@ -4,7 +4,7 @@ use crate::cli::StoreArgs;
 use crate::exit::{CONFIG, Failure};
 use dlocks::{Config, Locks, StoreUrl};
 
-/// Connects to the store of the command line, of `DLOCK_URL`, or to the file in the user's state folder.
+/// Connects to the store that the command line, `--url-file` or `DLOCK_URL` names, or to the file in the user's state folder.
 pub(crate) async fn connect(store: &StoreArgs, label: Option<String>) -> Result<Locks, Failure> {
     let mut config = Config::new(url(store)?);
     config.prefix = store.prefix.clone();
@@ -12,8 +12,13 @@ pub(crate) async fn connect(store: &StoreArgs, label: Option<String>) -> Result<
     Ok(dlocks::registry().connect_with(&config).await?)
 }
 
-/// The store's URL.
+/// The store's URL. A file's counts before the others: it can't come from the environment.
 pub(crate) fn url(store: &StoreArgs) -> Result<StoreUrl, Failure> {
+    if let Some(path) = &store.url_file {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::new(CONFIG, format!("--url-file {}: {error}", path.display())))?;
+        return Ok(text.trim().parse()?);
+    }
     match &store.url {
         Some(url) => Ok(url.parse()?),
         None => default_url(),

@@ -25,7 +25,8 @@ pub(crate) fn ago(since: Option<SystemTime>) -> String {
 /// Text that others have written, for a terminal: what would move its cursor or turn its direction is shown as a sign.
 pub(crate) fn plain(text: &str) -> String {
     let is_order = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control()
+            || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     text.chars().map(|c| if is_order(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -103,7 +103,7 @@ fn a_run_without_a_store_says_that_it_is_among_this_user_only() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(stderr(&output).contains("no DLOCK_URL"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("--url-file or DLOCK_URL"), "{}", stderr(&output));
     assert!(place.path("dlock/locks.db").exists());
 }
 

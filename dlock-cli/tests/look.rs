@@ -126,3 +126,24 @@ fn what_others_wrote_hides_no_lock_and_gives_the_terminal_no_orders() {
     holder.kill().unwrap();
     holder.wait().unwrap();
 }
+
+#[test]
+fn a_script_asks_whether_a_lock_is_held() {
+    let place = Place::local();
+    let asks = || {
+        let output = place.output(&["show", "--quiet", "k"]);
+        assert!(output.stdout.is_empty() && output.stderr.is_empty());
+        output.status.code()
+    };
+    assert_eq!(asks(), Some(1));
+    let mut child = place
+        .dlock(&["run", "k", "--", "sh", "-c", "echo held >> $J; read line"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    place.until("held", SOON);
+    assert_eq!(asks(), Some(0));
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    assert_eq!(asks(), Some(1));
+}

@@ -4,9 +4,9 @@
 mod common;
 
 use common::{Place, SOON, brief, ended, judge, stderr};
-use dlock_fixtures::wait_until;
+use dlock_fixtures::{RedisServer, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -274,4 +274,108 @@ fn max_hold_ends_the_command() {
     let (code, said) = ended(child, SOON);
     assert_eq!(code, Some(76), "{said}");
     assert!(said.contains("max_hold"), "{said}");
+}
+
+#[test]
+fn a_max_hold_that_is_shorter_than_the_usual_grace_leaves_the_command_its_time() {
+    let place = Place::local();
+    let output = place.output(&["run", "--max-hold", "3s", "k", "--", "sh", "-c", "sleep 1; echo ended >> $J"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(place.journal(), "ended\n");
+    for wrong in
+        [&["--max-hold", "0s"][..], &["--max-hold", "3s", "--at-least", "4s"], &["--max-hold", "3s", "--grace", "2s"]]
+    {
+        let output = place.output(&[&["run"], wrong, &["k", "--", "true"]].concat());
+        assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_long_grace_does_not_end_a_command_whose_lock_was_handed_over() {
+    let place = Place::redis();
+    let first = place.start(&["run", "k", "--", "sh", "-c", "echo first >> $J; sleep 60"], "first");
+    let mut second = place.dlock(&["run", "--grace", "10s", "k", "--", "sh", "-c", "echo second >> $J; sleep 7"]);
+    let second = second.stderr(Stdio::piped()).spawn().unwrap();
+    place.until_waiting("k");
+    kill_process(Pid::from_child(&first), Signal::TERM).unwrap();
+    let (code, said) = ended(second, Duration::from_secs(30));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(ended(first, SOON).0, Some(143));
+}
+
+/// The only child of a process, whichever of its threads started it.
+fn only_child(parent: Pid) -> Pid {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", parent.as_raw_pid())).unwrap();
+    let children = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap());
+    let children = children.collect::<String>();
+    Pid::from_raw(children.trim().parse().unwrap()).unwrap()
+}
+
+#[test]
+fn a_command_that_is_stopped_is_ended_all_the_same() {
+    let place = Place::local();
+    let child = place.start(&["run", "k", "--", "sh", "-c", "echo first >> $J; kill -STOP $$"], "first");
+    let command = only_child(only_child(Pid::from_child(&child)));
+    wait_until("the command is stopped", SOON, || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", command.as_raw_pid())).unwrap();
+        stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+    });
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(ended(child, SOON).0, Some(143));
+}
+
+#[test]
+fn a_waiter_whose_program_was_replaced_runs_its_command() {
+    let place = Place::local();
+    let program = place.path("dlock");
+    std::fs::copy(env!("CARGO_BIN_EXE_dlock"), &program).unwrap();
+    let first = place.start(&["run", "k", "--", "sh", "-c", "echo first >> $J; sleep 60"], "first");
+    let mut second = place.command(program.to_str().unwrap());
+    let second =
+        second.args(["run", "k", "--", "sh", "-c", "echo second >> $J"]).stderr(Stdio::piped()).spawn().unwrap();
+    place.until_waiting("k");
+    std::fs::remove_file(&program).unwrap();
+    kill_process(Pid::from_child(&first), Signal::TERM).unwrap();
+    let (code, said) = ended(second, SOON);
+    assert_eq!(code, Some(0), "{said}");
+    ended(first, SOON);
+}
+
+#[test]
+fn durations_without_a_unit_are_seconds_and_the_url_may_stand_in_a_file() {
+    let place = Place::local();
+    let file = place.path("url");
+    std::fs::write(&file, format!("{}\n", place.url)).unwrap();
+    let environment = "echo ${DLOCK_URL-none} ${DLOCK_FENCE_FLOOR:+floor} >> $J";
+    let mut run = place.dlock(&["--url-file", file.to_str().unwrap(), "run", "-w", "5", "--ttl", "20", "k", "--"]);
+    assert!(run.args(["sh", "-c", environment]).env_remove("DLOCK_URL").status().unwrap().success());
+    assert_eq!(place.journal(), "none floor\n");
+    let missing = place.output(&["--url-file", "/nowhere/url", "ls"]);
+    assert_eq!(missing.status.code(), Some(78), "{}", stderr(&missing));
+}
+
+#[test]
+fn a_warden_that_is_stopped_does_not_save_the_command() {
+    let mut place = Place::redis();
+    let child = place.start(&["run", "--ttl", "3s", "k", "--", "sh", "-c", &common::busy("first")], "first works");
+    kill_process(only_child(Pid::from_child(&child)), Signal::STOP).unwrap();
+    place.kill_server();
+    let (code, said) = ended(child, SOON);
+    assert_eq!(code, Some(76), "{said}");
+}
+
+#[test]
+fn a_limited_wait_covers_a_store_that_comes_up_late() {
+    let (place, mut server) = (Place::local(), RedisServer::start());
+    let url = server.url();
+    server.kill();
+    let refused = place.output(&["--url", &url, "run", "--wait", "1500ms", "k", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(69), "{}", stderr(&refused));
+    let mut run = place.dlock(&["--url", &url, "run", "--wait", "60s", "k", "--", "true"]);
+    let mut child = run.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("trying again"), "{said}");
+    server.restart();
+    assert_eq!(ended(child, SOON).0, Some(0));
 }

@@ -5,7 +5,7 @@ use crate::guard::LockGuard;
 use crate::in_place::{InPlace, named_future};
 use crate::lock::Lock;
 use crate::turns::Turn;
-use crate::{Attempt, Error, ErrorKind, LockInfo, Moment, Request, Result};
+use crate::{Attempt, Effect, Error, ErrorKind, LockInfo, Moment, Request, Result};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -177,15 +177,20 @@ async fn wait(client: &Arc<Client>, request: &Request, until: Option<Moment>) ->
         });
     }
     client.in_background({
-        let client = client.clone();
+        let (client, request) = (client.clone(), request.clone());
         async move {
             if let Attempt::Acquired(lease) = work.await? {
-                client.release(&lease).await?;
+                let released = client.release(&lease).await;
+                if request.is_in_doubt() {
+                    // What is still under way must not take the lock again, for nobody (rule R3).
+                    client.withdraw(&request);
+                }
+                released?;
             }
             Ok(())
         }
     });
-    Err(given_up(client, request, None))
+    Err(given_up(client, request, None).with_effect(Effect::Unknown))
 }
 
 /// Why a wait ended that was told to end, and whose withdrawal is not confirmed yet.

@@ -6,14 +6,17 @@ use crate::keeper::Keeper;
 use crate::observe::Observer;
 use crate::turns::{Turn, Turns};
 use crate::{
-    Attempt, BoxFuture, Cancel, Capabilities, Clock, Error, ErrorKind, Lease, LockBackend, LockInfo, LockKey, Moment,
-    Release, Request, Result,
+    Attempt, BoxFuture, Cancel, Capabilities, Clock, Effect, Error, ErrorKind, Lease, LockBackend, LockInfo, LockKey,
+    Moment, Release, Request, Result,
 };
 use futures_core::stream::BoxStream;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
@@ -119,8 +122,7 @@ impl Client {
         if self.closed.is_fired() {
             Err(Error::new(ErrorKind::Closed, "the client was closed"))
         } else if self.keeper.is_stopped() {
-            // Nobody would renew what is acquired now (rule V4).
-            Err(Error::new(ErrorKind::Closed, "the runtime that made the client is gone; make another client"))
+            Err(runtime_is_gone())
         } else {
             Ok(())
         }
@@ -131,13 +133,21 @@ impl Client {
         self.tracker.track_future(future)
     }
 
-    /// `work` in a box, for which `close` waits once it was begun.
+    /// `work` in a box, for which `close` waits once it was begun. It ends with the client's runtime, whose timers and
+    /// sockets it has: polled on another, they would panic then.
     pub(crate) fn begun<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> BoxFuture<T> {
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> BoxFuture<Result<T>> {
         let client = self.clone();
-        Box::pin(async move { client.track(work).await })
+        Box::pin(async move {
+            let mut work = pin!(client.track(work));
+            poll_fn(|context| match client.keeper.is_stopped() {
+                true => Poll::Ready(Err(runtime_is_gone().with_effect(Effect::Unknown))),
+                false => work.as_mut().poll(context),
+            })
+            .await
+        })
     }
 
     /// Lets a call end that nobody awaits. On a runtime that is gone it does nothing.
@@ -168,18 +178,21 @@ impl Client {
 
     /// Calls until it is answered or `until` has come.
     async fn persist<T, F: Future<Output = Result<T>>>(&self, until: Moment, mut call: impl FnMut() -> F) -> Result<T> {
-        let mut pauses = backoff();
+        let (mut pauses, mut effect) = (backoff(), Effect::NotApplied);
         loop {
-            match call().await {
-                Err(error) if error.is_retryable() => {
-                    let again = self.clock.now() + pauses.next().unwrap_or_default();
-                    if again >= until {
-                        return Err(error);
-                    }
-                    self.clock.sleep_until(again).await;
-                }
+            let error = match call().await {
+                Err(error) => error,
                 answer => return answer,
+            };
+            // What an earlier call may have done the last one's error does not undo.
+            if error.effect() == Effect::Unknown {
+                effect = Effect::Unknown;
             }
+            let again = self.clock.now() + pauses.next().unwrap_or_default();
+            if !error.is_retryable() || again >= until {
+                return Err(error.with_effect(effect));
+            }
+            self.clock.sleep_until(again).await;
         }
     }
 
@@ -299,17 +312,28 @@ impl Client {
     }
 
     pub(crate) fn list(self: &Arc<Self>, prefix: &str) -> BoxStream<'static, Result<LockInfo>> {
+        if let Err(closed) = self.check_open() {
+            return futures_util::stream::iter([Err(closed)]).boxed();
+        }
         let prefix = match &*self.settings.prefix {
             "" => prefix.to_owned(),
             own => format!("{own}/{prefix}"),
         };
         let all = (self.clone(), Some(self.backend.list(&prefix)));
-        futures_util::stream::unfold(all, |(client, locks)| async move {
+        let mut all = futures_util::stream::unfold(all, |(client, locks)| async move {
             let mut locks = locks?;
             let next = client.bounded("list", None, async { locks.next().await.transpose() }).await.transpose()?;
-            // One lock's record that can't be read hides no other.
-            let goes_on = next.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Corrupt);
+            // One lock's record that can't be read, or only by a newer version, hides no other.
+            let is_one = |error: &Error| matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported);
+            let goes_on = next.as_ref().err().is_none_or(is_one);
             Some((next.map(|info| client.strip(info)), (client, goes_on.then_some(locks))))
+        })
+        .boxed();
+        // As `InPlace` does.
+        let runtime = self.runtime.clone();
+        futures_util::stream::poll_fn(move |context| {
+            let _runtime = runtime.enter();
+            all.poll_next_unpin(context)
         })
         .boxed()
     }
@@ -333,6 +357,11 @@ impl Client {
             self.backend.close().await.map_err(|error| error.with_backend(self.backend.name()).during("close", None));
         failed.map_or(closed, Err)
     }
+}
+
+/// Nobody renews what is acquired then (rule V4).
+fn runtime_is_gone() -> Error {
+    Error::new(ErrorKind::Closed, "the runtime that made the client is gone; make another client")
 }
 
 /// What a lock asks for beyond the store's part.

@@ -35,7 +35,7 @@ pub struct Config {
     pub outage: Option<Duration>,
     /// See [`LocksBuilder::local_queue`].
     #[serde(default)]
-    pub local_queue: bool,
+    pub local_queue: Option<bool>,
     /// See [`LocksBuilder::label`].
     #[serde(default)]
     pub label: Option<String>,
@@ -47,7 +47,7 @@ impl Config {
 
     /// A configuration by URL alone.
     pub fn new(url: StoreUrl) -> Self {
-        Self { url, prefix: None, ttl: None, op_timeout: None, outage: None, local_queue: false, label: None }
+        Self { url, prefix: None, ttl: None, op_timeout: None, outage: None, local_queue: None, label: None }
     }
 
     pub(crate) fn fill_from_url(&mut self) -> Result<()> {
@@ -55,7 +55,7 @@ impl Config {
         self.ttl = self.ttl.or(url.duration("ttl")?);
         self.op_timeout = self.op_timeout.or(url.duration("op_timeout")?);
         self.outage = self.outage.or(url.duration("outage")?);
-        self.local_queue |= url.flag("local_queue")?;
+        self.local_queue = self.local_queue.or(Some(url.flag("local_queue")?));
         self.prefix = self.prefix.take().or_else(|| url.param("prefix").map(str::to_owned));
         self.label = self.label.take().or_else(|| url.param("label").map(str::to_owned));
         Ok(())
@@ -70,7 +70,7 @@ impl Config {
     }
 
     pub(crate) fn build(self, backend: Arc<dyn LockBackend>) -> Result<Locks> {
-        let mut builder = Locks::builder(backend).local_queue(self.local_queue);
+        let mut builder = Locks::builder(backend).local_queue(self.local_queue.unwrap_or(false));
         if let Some(ttl) = self.ttl {
             builder = builder.ttl(ttl);
         }

@@ -45,7 +45,7 @@ pub enum Effect {
 
 /// An error of any operation: one pointer wide.
 ///
-/// `Display` is one sentence without its source (`redis: could not renew "jobs/7"`); walk
+/// `Display` is one sentence without its source (`redis: could not renew "jobs/7": the server did not answer`); walk
 /// [`source`](StdError::source) for the rest.
 pub struct Error(Box<Inner>);
 

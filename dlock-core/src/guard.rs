@@ -148,6 +148,14 @@ impl Held {
         self.lost_cause().is_none()
     }
 
+    /// As [`Held::is_valid`], for `?`: what stands before each step that must not be done twice.
+    ///
+    /// # Errors
+    /// [`LeaseLost`](crate::ErrorKind::LeaseLost), with the cause.
+    pub fn check(&self) -> Result<()> {
+        self.lost_cause().map_or(Ok(()), |cause| Err(Error::lost(cause).during("keep", Some(self.key()))))
+    }
+
     /// How long the lock is held if no renewal succeeds from now on; zero once it is lost.
     pub fn remaining(&self) -> Duration {
         match self.lost_cause() {
@@ -174,7 +182,8 @@ impl Held {
             if now >= self.0.hold_until {
                 LostCause::MaxHold
             } else if now >= self.valid_until() {
-                LostCause::Expired
+                // It may have ended for another cause just now.
+                self.0.lease.deadline().cause().unwrap_or(LostCause::Expired)
             } else {
                 return None;
             }
@@ -183,7 +192,8 @@ impl Held {
     }
 
     /// Resolves when the lock is no longer held, with the cause: at its deadline (less the margin) at the latest, whatever
-    /// the store, its connection or the client's runtime does. It waits in the caller's own task.
+    /// the store or its connection does. It waits in the caller's own task; should the client's runtime be gone, it may be a
+    /// second late after a suspend.
     ///
     /// # Cancel safety
     /// Cancel-safe.
@@ -222,6 +232,11 @@ impl Held {
             }
             deadline = self.0.lease.deadline().moved(deadline).await;
         }
+    }
+
+    /// Whether no other renewal is needed until `max_hold` ends it.
+    pub(crate) fn lasts_to_max_hold(&self) -> bool {
+        self.0.hold_until <= self.0.lease.deadline().at() - self.0.margin
     }
 
     /// Settles that the lock is lost; the first cause stays. Answers the cause that stands.

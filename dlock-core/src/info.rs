@@ -1,7 +1,7 @@
 //! [`LockInfo`]: who holds a lock and who waits for it.
 
 use crate::{FencingToken, HolderId, LockKey, Mode};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::time::{Duration, SystemTime};
 
 /// A lock as the store showed it at one moment. `None` where a store cannot know.
@@ -43,9 +43,12 @@ pub struct HolderInfo {
     pub mode: Option<Mode>,
     /// Its fencing token; `None` for a foreign client.
     pub token: Option<FencingToken>,
-    /// How long until its lease ends unless it is renewed.
+    /// How long until its lease ends unless it is renewed; as JSON in milliseconds, `remaining_ms`.
+    #[serde(rename = "remaining_ms", serialize_with = "as_millis")]
     pub remaining: Option<Duration>,
-    /// Since when it holds the lock, by the store's clock if it has one, and else by the holder's: for people only.
+    /// Since when it holds the lock, by the store's clock if it has one, and else by the holder's: for people only. As JSON by
+    /// RFC 3339.
+    #[serde(serialize_with = "as_rfc3339")]
     pub since: Option<SystemTime>,
 }
 
@@ -66,7 +69,8 @@ pub struct WaiterInfo {
     pub label: Option<String>,
     /// How it wants to hold the lock.
     pub mode: Option<Mode>,
-    /// Since when it waits: for people only.
+    /// Since when it waits: for people only. As JSON by RFC 3339.
+    #[serde(serialize_with = "as_rfc3339")]
     pub since: Option<SystemTime>,
 }
 
@@ -77,6 +81,20 @@ impl WaiterInfo {
     }
 }
 
-fn key_as_text<S: serde::Serializer>(key: &LockKey, serializer: S) -> Result<S::Ok, S::Error> {
+fn key_as_text<S: Serializer>(key: &LockKey, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(key.as_str())
+}
+
+#[allow(clippy::ref_option, reason = "as serde calls it")]
+fn as_millis<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).serialize(serializer)
+}
+
+#[allow(clippy::ref_option, reason = "as serde calls it")]
+fn as_rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    /// The year 10000, from which on there is no such form.
+    const END: Duration = Duration::from_secs(253_402_300_800);
+    let has_form = |time: &SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since < END);
+    let text = time.filter(has_form).map(|time| humantime::format_rfc3339_micros(time).to_string());
+    text.serialize(serializer)
 }

@@ -126,7 +126,8 @@ impl Drop for Stopped {
 /// How a try to renew ended.
 struct Tried {
     held: Held,
-    valid_until: Moment,
+    /// Whether the lock had been lost before the answer came.
+    was_late: bool,
     result: std::thread::Result<Result<()>>,
 }
 
@@ -136,6 +137,8 @@ impl Shared {
     fn first_due(&self, held: &Held, now: Moment) -> Moment {
         let left = held.valid_until().since(now);
         match self.lifetime {
+            // It lasts until then without another renewal.
+            Lifetime::Lease if held.lasts_to_max_hold() => now + left,
             Lifetime::Lease => now + left / 3,
             Lifetime::Session => now + left,
         }
@@ -209,19 +212,21 @@ impl Shared {
         }
         let valid_until = held.valid_until();
         let give_up = now + (valid_until.since(now) / 3).clamp(PAUSE.0, op_timeout.max(PAUSE.0));
+        let clock = clock.clone();
         tries.spawn(async move {
             let renewal = AssertUnwindSafe(held.0.lease.renew(give_up)).catch_unwind();
             let result = renewal.await;
-            Tried { held, valid_until, result }
+            let was_late = clock.now() >= valid_until;
+            Tried { held, was_late, result }
         });
     }
 
     fn tried(self: &Arc<Self>, tried: Tried, clock: &Clock) {
-        let Tried { held, valid_until, result } = tried;
+        let Tried { held, was_late, result } = tried;
         let now = clock.now();
         let due = match result {
             // A renewal that came too late revives nothing: the lock was lost at the deadline.
-            Ok(Ok(())) if now >= valid_until => {
+            Ok(Ok(())) if was_late => {
                 held.is_lost(LostCause::Expired);
                 return;
             }

@@ -2,7 +2,7 @@
 
 use crate::acquire::{self, Acquire, TryAcquire};
 use crate::client::{Client, Terms};
-use crate::{Error, ErrorKind, Held, Mode, Request, Result, Ttl};
+use crate::{Error, ErrorKind, Held, LockGuard, Mode, Request, Result, Ttl};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +90,8 @@ impl Lock {
         self
     }
 
-    /// The TTL that the store grants: the one that is set up, raised to what the store can do.
+    /// The TTL that is asked for: the one that is set up, raised to what the store can do. etcd and ZooKeeper may grant a longer
+    /// one, which [`Held::ttl`] tells.
     ///
     /// # Errors
     /// As [`acquire`](Lock::acquire), for what was set up wrongly.
@@ -146,19 +147,27 @@ impl Lock {
         Fut: Future<Output = T>,
     {
         let acquire = self.acquire();
+        async move { under(acquire.await?, body).await }
+    }
+
+    /// Runs `body` if the lock is free now, as [`run`](Lock::run) does, and else answers `None`: for what must happen once, and
+    /// not on each machine after the other.
+    ///
+    /// # Cancel safety
+    /// As [`run`](Lock::run).
+    ///
+    /// # Errors
+    /// As [`run`](Lock::run), without `TimedOut`.
+    pub fn try_run<F, Fut, T>(&self, body: F) -> impl Future<Output = Result<Option<T>>> + use<F, Fut, T>
+    where
+        F: FnOnce(Held) -> Fut,
+        Fut: Future<Output = T>,
+    {
+        let acquire = self.try_acquire();
         async move {
-            let guard = acquire.await?;
-            let lost = guard.lost();
-            let body = body(guard.held());
-            let output = tokio::select! {
-                biased;
-                cause = lost => return Err(Error::lost(cause).during("keep", Some(guard.key()))),
-                output = body => output,
-            };
-            match guard.release().await {
-                // The lock was held until the body had ended; the release goes on in the background.
-                Err(error) if error.kind() == ErrorKind::Unavailable => Ok(output),
-                released => released.map(|()| output),
+            match acquire.await? {
+                Some(guard) => under(guard, body).await.map(Some),
+                None => Ok(None),
             }
         }
     }
@@ -210,5 +219,25 @@ impl Lock {
             .with_op_timeout(settings.op_timeout);
         let terms = Terms { asked: self.client.clock().now(), margin: self.margin, max_hold: self.max_hold };
         Ok((request, terms))
+    }
+}
+
+/// Runs `body` while the guard holds, and gives it up.
+async fn under<F, Fut, T>(guard: LockGuard, body: F) -> Result<T>
+where
+    F: FnOnce(Held) -> Fut,
+    Fut: Future<Output = T>,
+{
+    let lost = guard.lost();
+    let body = body(guard.held());
+    let output = tokio::select! {
+        biased;
+        cause = lost => return Err(Error::lost(cause).during("keep", Some(guard.key()))),
+        output = body => output,
+    };
+    match guard.release().await {
+        Err(error) if error.kind() == ErrorKind::LeaseLost => Err(error),
+        // The lock was held until the body had ended; what could not be told the TTL ends.
+        _ => Ok(output),
     }
 }

@@ -69,8 +69,12 @@ impl Locks {
     pub async fn inspect(&self, key: &str) -> Result<LockInfo> {
         self.0.check_open()?;
         let key = self.0.key(key)?;
-        let info = self.0.bounded("inspect", Some(&key), self.0.backend().inspect(&key)).await?;
-        Ok(self.0.strip(info))
+        let client = self.0.clone();
+        let look = async move {
+            let info = client.bounded("inspect", Some(&key), client.backend().inspect(&key)).await?;
+            Ok(client.strip(info))
+        };
+        InPlace::new(self.0.runtime().clone(), None, self.0.begun(look)).await
     }
 
     /// All locks that are held or waited for and whose key begins with `prefix` (within the client's own prefix), in no
@@ -80,14 +84,15 @@ impl Locks {
     /// Dropping the stream ends it.
     ///
     /// # Errors
-    /// As [`Locks::inspect`]. One that is about a single lock, whose record can't be read, is followed by the other locks.
+    /// As [`Locks::inspect`]. One that is about a single lock, whose record can't be read or was written by a newer version, is
+    /// followed by the other locks.
     pub fn list(&self, prefix: &str) -> BoxStream<'static, Result<LockInfo>> {
         self.0.list(prefix)
     }
 
-    /// Takes the lock from a holder, or its place from a waiter, which then queues again at the end. `false` if that id is not there: then nothing changes. Its
-    /// holder learns it at its next renewal at the latest, and may work under the lock until then: look at
-    /// [`Locks::inspect`] first.
+    /// Takes the lock from a holder, or its place from a waiter, which then queues again at the end. `false` if that id is
+    /// not there: then nothing changes. Its holder learns it at its next renewal at the latest, and may work under the lock
+    /// until then: look at [`Locks::inspect`] first.
     ///
     /// # Cancel safety
     /// Cancel-safe: once begun, it ends in the background.
@@ -105,7 +110,7 @@ impl Locks {
                 broken.map_err(|error| client.in_context(error, "break", &key))
             }
         };
-        BreakLock(InPlace::new(client.runtime().clone(), None, Box::pin(client.track(work))))
+        BreakLock(InPlace::new(client.runtime().clone(), None, client.begun(work)))
     }
 
     /// Closes the client: it refuses new work, what waits gives up with [`ErrorKind::Closed`], what is held is released,

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use dlock_core::memory::Memory;
-use dlock_core::{Clock, ErrorKind, Locks, LostCause, StoreUrl};
+use dlock_core::{Clock, ErrorKind, LockKey, Locks, LostCause, StoreUrl};
+use futures_util::StreamExt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -152,6 +153,60 @@ async fn run_gives_the_result_or_tells_of_the_loss() {
         std::future::pending::<()>().await;
     });
     assert_eq!(dropped.await.unwrap_err().lost_cause(), Some(LostCause::Expired));
+}
+
+#[tokio::test]
+async fn a_record_that_can_not_be_read_hides_no_other_from_a_list() {
+    let memory = Memory::new();
+    let locks = locks(&memory);
+    let _held = [locks.lock("a").acquire().await.unwrap(), locks.lock("z").acquire().await.unwrap()];
+    memory.store().put_bytes(&LockKey::new("b").unwrap(), b"{ no record");
+    memory.store().put_bytes(&LockKey::new("c").unwrap(), br#"{"v":2,"of":"a newer version"}"#);
+    let listed: Vec<_> = locks.list("").collect().await;
+    let told = listed
+        .iter()
+        .map(|one| one.as_ref().map_or_else(|error| format!("{:?}", error.kind()), |info| info.key.to_string()));
+    let mut told: Vec<_> = told.collect();
+    told.sort();
+    assert_eq!(told, ["Corrupt", "Unsupported", "a", "z"]);
+    locks.close().await.unwrap();
+    let after: Vec<_> = locks.list("").collect().await;
+    assert!(matches!(&after[..], [Err(error)] if error.kind() == ErrorKind::Closed));
+}
+
+#[test]
+fn a_call_under_way_ends_with_the_runtime_of_its_client() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (clients, callers) = (runtime(), runtime());
+    let memory = Memory::new();
+    let _holder = callers.block_on(async { locks(&memory).lock("a").acquire().await.unwrap() });
+    let waiter = clients.block_on(async { locks(&memory) });
+    let (waits, is_waiting) = std::sync::mpsc::channel();
+    let waiting = callers.spawn(async move {
+        let mut acquire = waiter.lock("a").acquire();
+        assert!(poll_once(&mut acquire).await.is_none());
+        waits.send(()).unwrap();
+        acquire.await.map(drop)
+    });
+    is_waiting.recv().unwrap();
+    drop(clients);
+    let ended = callers.block_on(async { tokio::time::timeout(5 * SECOND, waiting).await.unwrap().unwrap() });
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn try_run_runs_the_body_if_the_lock_is_free() {
+    let memory = Memory::new();
+    let (one, two) = (locks(&memory), locks(&memory));
+    let ran = one.lock("a").try_run(async |held| {
+        held.check().unwrap();
+        let other = two.lock("a").try_run(async |_held| panic!("two run")).await;
+        (held, other.unwrap().is_none())
+    });
+    let (held, was_alone) = ran.await.unwrap().unwrap();
+    assert!(was_alone);
+    assert_eq!(held.check().unwrap_err().lost_cause(), Some(LostCause::Released));
+    assert_eq!(two.lock("a").try_run(async |_held| 7).await.unwrap(), Some(7));
 }
 
 #[tokio::test]

@@ -21,6 +21,12 @@ const REFUSED: &[(u32, &str)] = &[
     (0x0116_1970, "GFS2"),
     (0x7461_636f, "OCFS2"),
     (0x2003_0528, "OrangeFS"),
+    (0x1983_0326, "BeeGFS"),
+    (0xaad7_aaea, "PanFS"),
+    (0xa501_fcf5, "VxFS"),
+    (0xbeef_dead, "StorNext"),
+    (0x6163_6673, "ACFS"),
+    (0x7c7c_6673, "a Parallels shared folder"),
     (0x786f_4256, "a VirtualBox shared folder"),
     (0xbacb_acbc, "a VMware shared folder"),
 ];
@@ -50,6 +56,23 @@ pub(crate) fn check(folder: &Path) -> Result<()> {
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let _ = folder;
+    Ok(())
+}
+
+/// Refuses a file that is mounted by itself: SQLite keeps what the processes share beside the file, by its path, and the
+/// other side of the mount has another folder.
+pub(crate) fn check_file(path: &Path) -> Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+        let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty());
+        if found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
+            let message = format!("{} is mounted by itself; mount the folder in which it is", path.display());
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = path;
     Ok(())
 }
 

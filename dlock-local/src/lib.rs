@@ -8,7 +8,7 @@
 //!   dead: each process holds a file lock in the folder `<file>-alive` as its sign of life.
 //! - Waiters look every 10 ms; those of the holder's own process are told.
 //! - All processes must see the same file on the same machine. Network file systems are refused. Containers may share
-//!   the file; where their time namespaces differ, a dead holder's lock waits for its TTL.
+//!   its folder, not the file alone; where their time namespaces differ, a dead holder's lock waits for its TTL.
 //! - Several users may share the file if each may write it and its folder (a common group, `umask 002`).
 
 mod alive;

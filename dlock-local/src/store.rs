@@ -76,6 +76,7 @@ impl LocalStore {
         // One at a time, so that a file has one sign of life in this process.
         let mut open = locked(&OPEN);
         let connection = schema::open(&path, full_sync)?;
+        filesystem::check_file(&path)?;
         let identity = identity(&path)?;
         if let Some(shared) = open.get(&identity).and_then(Weak::upgrade) {
             if full_sync {

@@ -61,7 +61,7 @@ impl RedisBackend {
     ///
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable) when nothing answers within the URL's `op_timeout`,
-    /// [`Unauthorized`](ErrorKind::Unauthorized) when the credentials are refused.
+    /// [`Unauthorized`](ErrorKind::Unauthorized) when the credentials are refused, or the right to listen or to publish is missing.
     pub async fn connect(url: &StoreUrl) -> Result<Self> {
         let wrong = |message: &'static str| Error::new(ErrorKind::InvalidConfig, message);
         let [host] = url.hosts() else {

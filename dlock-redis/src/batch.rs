@@ -1,5 +1,6 @@
 //! [`Batches`]: what many tasks ask for at the same time goes to the server as one script.
 
+use crate::connection::no_answer;
 use dlock_core::{Clock, HolderId, Moment};
 use futures_util::future::join_all;
 use redis::aio::ConnectionManager;
@@ -15,12 +16,12 @@ const MOST: usize = 64;
 
 /// Calls of the script for the usual cases.
 ///
-/// A call that finds none on its way goes at once and alone. One that comes while others are on their way goes together with
-/// all that the runtime runs before it gets round to sending them; it waits for no reply.
+/// A call that finds none on its way goes at once and alone. One that comes while others are on their way waits until the tasks
+/// that are ready have run, and goes with what they ask; it waits for no reply.
 pub(crate) struct Batches {
     script: Script,
     clock: Clock,
-    /// Of the client: that of a caller may be driven no more, or end (rule R7).
+    /// Of the client: that of a caller may be driven no more, or end.
     runtime: Handle,
     state: Mutex<State>,
 }
@@ -34,18 +35,13 @@ struct State {
     apart: bool,
 }
 
-/// Where a reply comes.
-type Told = oneshot::Receiver<RedisResult<Value>>;
-
 /// What is asked of a lock.
-#[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) lock: String,
     pub(crate) id: HolderId,
     pub(crate) what: What,
 }
 
-#[derive(Debug)]
 pub(crate) enum What {
     Release,
     Acquire {
@@ -80,38 +76,35 @@ impl Batches {
         ask: Ask,
         give_up: Moment,
     ) -> RedisResult<Value> {
-        match self.join(manager, ask, give_up) {
-            Ok((told, is_first)) => {
-                if is_first {
-                    self.runtime.spawn(Boarding(Some(self.clone())).fly());
-                }
-                told.await.unwrap_or_else(|_| Err(ended()))
-            }
-            Err((manager, ask)) => {
-                let _flight = Flight(self);
-                self.send(manager, &[&ask]).await.map(|mut replies| replies.pop().unwrap_or(Value::Nil))
-            }
-        }
-    }
-
-    /// Where its reply comes, and whether it is the first of those who wait to go; or it goes alone, and counts as on its way.
-    fn join(
-        &self,
-        manager: ConnectionManager,
-        ask: Ask,
-        give_up: Moment,
-    ) -> Result<(Told, bool), (ConnectionManager, Ask)> {
-        let mut state = self.state();
-        if state.apart || state.flying == 0 && state.waiting.is_empty() {
-            state.flying += 1;
-            return Err((manager, ask));
+        if let Some(_flight) = self.alone() {
+            let replies = self.send(manager, &[&ask]).await?;
+            return Ok(replies.into_iter().next().unwrap_or(Value::Nil));
         }
         let (reply, told) = oneshot::channel();
-        state.waiting.push(Waiting { ask, manager, give_up, reply });
-        Ok((told, state.waiting.len() == 1))
+        if self.line_up(Waiting { ask, manager, give_up, reply }) {
+            self.runtime.spawn(Boarding(Some(self.clone())).fly());
+        }
+        told.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    /// Sends the calls, releases first, as one. Replies one for each.
+    /// A flight for one call, if none is to wait for others.
+    fn alone(&self) -> Option<Flight<'_>> {
+        let mut state = self.state();
+        (state.apart || state.flying == 0 && state.waiting.is_empty()).then(|| Flight::begin(self, &mut state))
+    }
+
+    /// Whether it is the first of those who wait.
+    fn line_up(&self, one: Waiting) -> bool {
+        let mut state = self.state();
+        if state.waiting.first().is_some_and(|first| first.reply.is_closed()) {
+            // Nobody has sent them, perhaps since the client's runtime is driven no more.
+            state.waiting.retain(|one| !one.reply.is_closed());
+        }
+        state.waiting.push(one);
+        state.waiting.len() == 1
+    }
+
+    /// Sends the calls, of which releases come first, as one. Replies one for each.
     async fn send(&self, mut manager: ConnectionManager, asks: &[&Ask]) -> RedisResult<Vec<Value>> {
         let command = self.command(asks);
         let mut reply = command.query_async(&mut manager).await;
@@ -174,17 +167,15 @@ impl Boarding {
     async fn fly(mut self) {
         behind_others().await;
         let Some(batches) = self.0.take() else { return };
-        let mut waiting = {
+        let (_flight, mut waiting) = {
             let mut state = batches.state();
-            state.flying += 1;
-            std::mem::take(&mut state.waiting)
+            (Flight::begin(&batches, &mut state), std::mem::take(&mut state.waiting))
         };
-        let _flight = Flight(&batches);
         waiting.retain(|one| !one.reply.is_closed());
-        // The connection of who came last is the newest.
+        // The connection of who came last is the newest, but for a moment in which that was changing.
         let Some(manager) = waiting.last().map(|one| one.manager.clone()) else { return };
         waiting.sort_by_key(|one| !one.ask.is_release());
-        let mut flights = Vec::with_capacity(1);
+        let mut flights = Vec::new();
         while !waiting.is_empty() {
             let rest = waiting.split_off(waiting.len().min(MOST));
             flights.push(together(&batches, manager.clone(), std::mem::replace(&mut waiting, rest)));
@@ -203,39 +194,32 @@ impl Drop for Boarding {
     }
 }
 
-/// Goes to the back of the queue of tasks that are ready to run: they may want to come along. Unlike
-/// [`tokio::task::yield_now`] it leaves no waker to this worker alone, which may be long at another task.
+/// Goes to the back of the queue of tasks that are ready to run: they may want to come along. [`tokio::task::yield_now`] would be
+/// woken by this worker alone, which may be long at another task.
 async fn behind_others() {
-    let mut was_here = false;
     poll_fn(|context| {
-        if std::mem::replace(&mut was_here, true) {
-            return Poll::Ready(());
-        }
         context.waker().wake_by_ref();
-        Poll::Pending
+        Poll::Ready(())
     })
     .await;
+    futures_util::pending!();
 }
 
-/// Sends these calls as one, and tells each its reply.
-async fn together(batches: &Batches, manager: ConnectionManager, mut calls: Vec<Waiting>) {
+/// Sends these calls as one, and tells each its reply. While they wait for a connection, one of them may give up and still be
+/// sent: the mark of its withdrawal then keeps it from holding, for a TTL (rule R3).
+async fn together(batches: &Batches, manager: ConnectionManager, calls: Vec<Waiting>) {
     let asks: Vec<&Ask> = calls.iter().map(|one| &one.ask).collect();
     let give_up = calls.iter().map(|one| one.give_up).max().unwrap_or(Moment::MAX);
-    match batches.clock.timeout_at(give_up, batches.send(manager, &asks)).await {
-        Some(Ok(replies)) => {
+    let answer = batches.clock.timeout_at(give_up, batches.send(manager, &asks)).await;
+    match answer.unwrap_or_else(|| Err(no_answer())) {
+        Ok(replies) => {
             for (one, reply) in calls.into_iter().zip(replies) {
                 let _ = one.reply.send(Ok(reply));
             }
         }
-        Some(Err(error)) => {
+        Err(error) => {
             for one in calls {
                 let _ = one.reply.send(Err(error.clone()));
-            }
-        }
-        // Each sees by itself that there is no answer in time, and then does what is to be done about it.
-        None => {
-            for one in &mut calls {
-                one.reply.closed().await;
             }
         }
     }
@@ -243,6 +227,13 @@ async fn together(batches: &Batches, manager: ConnectionManager, mut calls: Vec<
 
 /// A script on its way.
 struct Flight<'a>(&'a Batches);
+
+impl<'a> Flight<'a> {
+    fn begin(batches: &'a Batches, state: &mut State) -> Self {
+        state.flying += 1;
+        Self(batches)
+    }
+}
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {

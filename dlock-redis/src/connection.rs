@@ -9,12 +9,14 @@ use redis::{Client, FromRedisValue, PushInfo, PushKind, RedisResult, ServerError
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 /// One connection a client, made anew when it breaks, and the pushes that come on it.
 pub(crate) struct Connection {
     client: Client,
     clock: Clock,
+    runtime: Handle,
     op_timeout: Duration,
     channel: String,
     current: Arc<Mutex<Current>>,
@@ -59,6 +61,7 @@ impl Connection {
             client,
             batches: Arc::new(Batches::new(clock.clone())),
             clock,
+            runtime: Handle::current(),
             op_timeout,
             channel: format!("dlock:{:016x}", rand::random::<u64>()),
             current: Arc::default(),
@@ -131,10 +134,11 @@ impl Connection {
     {
         let (manager, number) = self.manager()?;
         match self.clock.timeout_at(give_up, ask(manager)).await {
-            Some(answer) => answer.map_err(from_redis),
-            None => {
+            Some(Err(error)) if !error.is_timeout() => Err(from_redis(error)),
+            Some(Ok(answer)) => Ok(answer),
+            late => {
                 self.begin_anew(number);
-                Err(from_redis(no_answer()))
+                Err(from_redis(late.and_then(RedisResult::err).unwrap_or_else(no_answer)))
             }
         }
     }
@@ -155,6 +159,8 @@ impl Connection {
             }
             (current.manager, current.number) = (None, silent + 1);
         }
+        // The connection lives on the client's runtime, not on that of who waited.
+        let _runtime = self.runtime.enter();
         let Ok((mut manager, number)) = self.manager() else { return };
         let (channel, limit, clock) = (self.channel.clone(), self.op_timeout, self.clock.clone());
         let (waiters, current) = (self.waiters.clone(), self.current.clone());
@@ -189,7 +195,7 @@ impl Drop for Connection {
     }
 }
 
-fn no_answer() -> redis::RedisError {
+pub(crate) fn no_answer() -> redis::RedisError {
     std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time").into()
 }
 

@@ -57,7 +57,10 @@ impl Lease for RedisLease {
         let held: bool = self.shared.renew(&self.keys, &self.id, self.ttl, give_up).await?;
         let now = clock.now();
         if !held {
-            self.deadline.is_gone(now);
+            // A release that was under way meanwhile may be why (rule R4).
+            if self.state.load(Ordering::Acquire) == HELD {
+                self.deadline.is_gone(now);
+            }
             return Err(self.deadline.error());
         }
         if self.deadline.extend(now, valid_until(sent, self.ttl)) { Ok(()) } else { Err(self.deadline.error()) }

@@ -11,6 +11,10 @@
 //! - Beside it stand `{key}:f` (fence), `{key}:h` (holders), `{key}:q` and `{key}:w` (queue), all with a TTL.
 //! - Tokens are microseconds of the server's clock, or the last token and one: they grow over `FLUSHALL` and over a restart
 //!   without persistence, as long as that clock does not go back.
+//! - A user needs the keys of its locks and what stands beside them (`~billing/* ~{billing/*` with the prefix `billing`), the
+//!   channels `&dlock:*`, and the commands `+@scripting +@read +@write +@fast +@pubsub +@connection +scan`.
+//! - Without a prefix the lock `user:42` is the key `user:42`, where an application may have data: then it is refused as
+//!   [`Corrupt`](dlock_core::ErrorKind::Corrupt), or looks held. Give locks a prefix: `redis://host?prefix=locks`.
 //! - A foreign client's release wakes nobody: while a foreign client holds, waiters look once a second.
 //! - A failover to a replica that has not got a lock yet lets two hold it; fencing is the remedy. Do not evict keys.
 

@@ -144,21 +144,33 @@ async fn what_fails_half_way_leaves_a_lock_as_it_was() {
     lease(two.try_acquire(&request("k")).await);
 }
 
-#[tokio::test]
-async fn a_silent_connection_is_replaced_at_the_first_call_that_is_not_answered() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_connection_is_replaced_when_a_call_among_others_is_not_answered() {
     let server = RedisServer::start();
     let proxy = Proxy::tcp(Framing::Resp, server.url().trim_start_matches("redis://")).await.unwrap();
     let backend = client(&format!("redis://{}", proxy.address())).await;
     let _warm = lease(backend.try_acquire(&request("warm")).await);
-    for round in 0..20 {
-        let silent = proxy.on(Requests::with("EVALSHA"), 0, Action::Stall);
-        let many = (0..30).map(|n| request(&format!("k{round}-{n}")).with_op_timeout(Duration::from_millis(100)));
-        for answer in at_once(&backend, &many.collect::<Vec<_>>()).await {
-            assert_eq!(answer.unwrap_err().kind(), ErrorKind::Unavailable);
-        }
-        assert!(silent.is_struck());
-        let next = request(&format!("next {round}")).with_op_timeout(Duration::from_secs(2));
+    let patient = request("patient").with_op_timeout(Duration::from_secs(60));
+    for round in 0..5 {
+        let _silent = proxy.on(Requests::with("EVALSHA"), 0, Action::Stall);
+        // Alone on its way, for as long as the others are.
+        let mut first = backend.try_acquire(&patient);
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let short = request(&format!("short {round}")).with_op_timeout(Duration::from_millis(500));
+        assert_eq!(backend.try_acquire(&short).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        let next = request(&format!("next {round}")).with_op_timeout(Duration::from_secs(5));
         let _next = lease(backend.try_acquire(&next).await);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_has_forgotten_the_scripts_is_given_them() {
+    let server = RedisServer::start();
+    let backend = client(&server.url()).await;
+    for round in 0..3 {
+        let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut raw(&server)).unwrap();
+        let requests: Vec<_> = (0..10).map(|n| request(&format!("{round} {n}"))).collect();
+        let _leases: Vec<_> = at_once(&backend, &requests).await.into_iter().map(lease).collect();
     }
 }
 

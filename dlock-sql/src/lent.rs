@@ -2,14 +2,18 @@
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Database, Pool, Result};
+use std::time::Duration;
 
 /// A connection of the pool, for one statement. It goes back when the statement has ended, and is closed if it is dropped
 /// before.
 ///
 /// The pool would take it back all the same, and ask it for a sign of life without a limit of time: on a connection that
-/// died in silence that never ends, and its place in the pool is lost for good.
+/// died in silence that never ends, and its place in the pool is lost for good. So it has a limit here.
 #[derive(Debug)]
 pub(crate) struct Lent<DB: Database>(Option<PoolConnection<DB>>);
+
+/// How long a connection that goes back has to answer.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 impl<DB: Database> Lent<DB> {
     pub(crate) async fn of(pool: &Pool<DB>) -> Result<Self> {
@@ -22,7 +26,9 @@ impl<DB: Database> Lent<DB> {
 
     /// The answer of the statement, which so has ended.
     pub(crate) fn ended<T>(mut self, answer: Result<T>) -> Result<T> {
-        drop(self.0.take());
+        if let Some(mut connection) = self.0.take() {
+            tokio::spawn(tokio::time::timeout(SIGN_OF_LIFE, connection.return_to_pool()));
+        }
         answer
     }
 }

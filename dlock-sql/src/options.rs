@@ -78,18 +78,18 @@ impl SqlOptions {
     }
 
     /// How far apart the servers' clocks may be, over a failover too (200 ms unless given): a lease ends so much later for
-    /// others.
+    /// others. An hour at the most.
     #[must_use]
     pub fn clock_margin(mut self, clock_margin: Duration) -> Self {
-        self.clock_margin = clock_margin;
+        self.clock_margin = clock_margin.min(MOST_MARGIN);
         self
     }
 
     /// How long connecting, closing and purging may take (5 s unless given). What a lock's requests may take says
-    /// [`LocksBuilder::op_timeout`].
+    /// [`LocksBuilder::op_timeout`]. An hour at the most.
     #[must_use]
     pub fn op_timeout(mut self, op_timeout: Duration) -> Self {
-        self.op_timeout = op_timeout;
+        self.op_timeout = op_timeout.min(Duration::from_secs(3600));
         self
     }
 

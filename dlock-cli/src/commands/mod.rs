@@ -23,7 +23,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         #[cfg(not(unix))]
         Command::Run(_) => Err(Failure::new(USAGE, "`dlock run` needs process groups, which this system has not")),
         Command::Ls { begin, json } => ls::ls(&store, &begin, json).await,
-        Command::Show { key, json } => show::show(&store, &key, json).await,
+        Command::Show { key, json, quiet } => show::show(&store, &key, json, quiet).await,
         Command::Break { key, holder, token } => break_lock::break_lock(&store, &key, holder, token).await,
         Command::Init | Command::Check { .. } if store.prefix.is_some() => {
             Err(Failure::new(USAGE, "--prefix is about keys, and this command is about the whole store; leave it out"))

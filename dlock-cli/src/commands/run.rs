@@ -1,11 +1,11 @@
 //! `dlock run`: a command under a lock.
 
 use crate::cli::{RunArgs, StoreArgs};
-use crate::exit::{Failure, LOST, NOT_OBTAINED, SIGNAL, USAGE, say};
+use crate::exit::{Failure, LOST, NOT_OBTAINED, SIGNAL, UNAVAILABLE, USAGE, say};
 use crate::signals::Signals;
 use crate::warden::{News, Ward};
 use crate::{events, store, text};
-use dlocks::{ErrorKind, Held, Lock, LockGuard, LockInfo, Locks, LostCause, Moment};
+use dlocks::{Clock, ErrorKind, Held, Lock, LockGuard, LockInfo, Locks, LostCause, Moment};
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use rustix::process::{Pid, Signal, getpgrp, kill_process_group};
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
@@ -18,28 +18,35 @@ use std::time::Duration;
 const GRACE: Duration = Duration::from_secs(5);
 /// How long a store that may be gone is told of a release after a loss.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// The pause before a store that can't be reached is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// By how much a warden may be late.
+const SLOW: Duration = Duration::from_millis(100);
 /// How long a wait goes without a word.
 const SILENCE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new()?;
     events::tell(args.verbose);
-    if store.url.is_none() {
+    if store.url.is_none() && store.url_file.is_none() {
         let own = store::url(store)?;
-        say(&format!("no --url and no DLOCK_URL: this lock is among this user's processes on this machine ({own})"));
+        say(&format!(
+            "no --url, --url-file or DLOCK_URL: this lock is among this user's processes on this machine ({own})"
+        ));
     }
     let label = args.label.clone().unwrap_or_else(|| label(&args));
+    let until = args.wait.map(|limit| Clock::system().now() + limit);
     let locks = tokio::select! {
-        locks = store::connect(store, Some(label)) => locks?,
+        locks = reach(store, &label, until) => locks?,
         number = signals.next() => return Ok(by_signal(number)),
     };
-    let lock = lock(&locks, &args);
+    let lock = lock(&locks, &args, until);
     let grace = grace(&lock, &args)?;
     let obtained = tokio::select! {
         obtained = obtain(&locks, &lock, &args) => obtained,
         number = signals.next() => {
             // What waited withdraws.
-            let _ = locks.close().await;
+            until_told(&mut signals, locks.close()).await;
             return Ok(by_signal(number));
         }
     };
@@ -48,7 +55,8 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
         Err(failure) => {
             // What waited withdraws, if the store can be told at all.
             let reached = failure.code == NOT_OBTAINED;
-            let _ = tokio::time::timeout(if reached { Duration::MAX } else { FAREWELL }, locks.close()).await;
+            let limit = if reached { Duration::MAX } else { FAREWELL };
+            until_told(&mut signals, tokio::time::timeout(limit, locks.close())).await;
             return if reached { Ok(not_obtained(&args, &failure)) } else { Err(failure) };
         }
     };
@@ -78,11 +86,18 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
             }
         }
     }
-    let released = guard.release().await;
-    if released.is_ok() {
-        // Its sessions end with it.
-        let _ = locks.close().await;
-    }
+    let leave = async {
+        let released = guard.release().await;
+        if released.is_ok() {
+            // Its sessions end with it.
+            let _ = locks.close().await;
+        }
+        released
+    };
+    let Some(released) = until_told(&mut signals, leave).await else {
+        say("the lock ends with its TTL");
+        return Ok(ran.status.into());
+    };
     match released {
         Err(error) if error.kind() == ErrorKind::LeaseLost => {
             Err(lost_failure(&args.key, error.lost_cause().unwrap_or(LostCause::Expired)))
@@ -96,14 +111,28 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
     }
 }
 
+/// What `work` answers; `None` if a signal that ends a program comes before.
+async fn until_told<T>(signals: &mut Signals, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        output = work => Some(output),
+        () = signals.end() => None,
+    }
+}
+
 /// The time from SIGTERM to SIGKILL, checked before anything is sent.
 fn grace(lock: &Lock, args: &RunArgs) -> Result<Duration, Failure> {
-    let most = lock.granted_ttl()? / 3;
+    if args.max_hold.is_some_and(|most| most.is_zero() || args.at_least.is_some_and(|least| least > most)) {
+        return Err(Failure::new(USAGE, "--max-hold must be more than nothing, and not less than --at-least"));
+    }
+    let ttl = lock.granted_ttl()?;
+    let longest = args.max_hold.map_or(ttl, |most| most.min(ttl));
+    let most = longest / 3;
     match args.grace {
         Some(grace) if grace > most => {
+            let of = if longest < ttl { "--max-hold" } else { "the TTL" };
             let (grace, most) = (text::duration(grace), text::duration(most));
-            let message = format!("--grace {grace} is more than a third of the TTL, {most}; take a longer --ttl");
-            Err(Failure::new(USAGE, message))
+            Err(Failure::new(USAGE, format!("--grace {grace} is more than a third of {of}, {most}; take a longer one")))
         }
         Some(grace) => Ok(grace),
         None => Ok(most.min(GRACE)),
@@ -134,7 +163,23 @@ fn label(args: &RunArgs) -> String {
     format!("{} pid {} {}", host.nodename().to_string_lossy(), std::process::id(), program.to_string_lossy())
 }
 
-fn lock(locks: &Locks, args: &RunArgs) -> Lock {
+/// Connects; a store that can't be reached is tried again until then.
+async fn reach(store: &StoreArgs, label: &str, until: Option<Moment>) -> Result<Locks, Failure> {
+    let (clock, mut told) = (Clock::system(), false);
+    loop {
+        match store::connect(store, Some(label.to_owned())).await {
+            Err(failure) if failure.code == UNAVAILABLE && until.is_some_and(|until| clock.now() + AGAIN < until) => {
+                if !std::mem::replace(&mut told, true) {
+                    say(&format!("{}; trying again", failure.message));
+                }
+                clock.sleep(AGAIN).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
+fn lock(locks: &Locks, args: &RunArgs, until: Option<Moment>) -> Lock {
     let mut lock = locks.lock(&args.key);
     if args.shared {
         lock = lock.shared();
@@ -145,8 +190,8 @@ fn lock(locks: &Locks, args: &RunArgs) -> Lock {
     if let Some(ttl) = args.ttl {
         lock = lock.ttl(ttl);
     }
-    if let Some(limit) = args.wait {
-        lock = lock.wait_at_most(limit);
+    if let Some(until) = until {
+        lock = lock.wait_at_most(until.since(locks.clock().now()));
     }
     if let Some(limit) = args.max_hold {
         lock = lock.max_hold(limit);
@@ -174,7 +219,9 @@ async fn obtain(locks: &Locks, lock: &Lock, args: &RunArgs) -> Result<LockGuard,
         None => {
             let held =
                 acquire.last_seen().map_or_else(String::new, |info| format!(", held by {}", text::holders(&info)));
-            say(&format!("waiting for {key:?}{held}"));
+            let own = std::env::var("DLOCK_KEY").is_ok_and(|outer| outer == *key);
+            let hint = if own { "; this runs under it already, and would wait for itself" } else { "" };
+            say(&format!("waiting for {key:?}{held}{hint}"));
             acquire.await
         }
     };
@@ -208,18 +255,32 @@ async fn supervise(
     (grace, cap): (Duration, Moment),
     signals: &mut Signals,
 ) -> Result<Ran, Failure> {
-    let environment = [
+    let mut environment = vec![
         ("DLOCK_KEY", args.key.clone()),
         ("DLOCK_TOKEN", guard.token().to_string()),
         ("DLOCK_HOLDER", guard.holder().to_string()),
     ];
-    let mut until = guard.valid_until();
+    environment.extend(guard.fence_floor().map(|floor| ("DLOCK_FENCE_FLOOR", floor.to_string())));
+    let held: Held = guard.held();
+    let mut until = held.valid_until();
+    // A lock that was handed over may last so briefly at first that the command would be ended before the first renewal.
+    while until.since(locks.clock().now()) < grace.mul_f64(1.7) {
+        tokio::select! {
+            biased;
+            cause = held.lost() => return Err(lost_failure(&args.key, cause)),
+            moved = held.renewed(until) => until = moved,
+            number = signals.next() => if Signals::ends(number) {
+                return Ok(Ran { status: SIGNAL + u8::try_from(number).unwrap_or_default(), started: false, told_to_end: true });
+            },
+        }
+    }
     let sign_of_life = locks.backend().sign_of_life();
     let mut ward = Ward::start(&args.command, &environment, until.as_nanos(), grace, sign_of_life)?;
     let mut foreground = None;
     let mut lost: Option<LostCause> = None;
-    let held: Held = guard.held();
     let (mut started, mut told_to_end) = (false, false);
+    // When its warden must have ended the command.
+    let mut over = Moment::MAX;
     loop {
         tokio::select! {
             biased;
@@ -242,7 +303,12 @@ async fn supervise(
             },
             cause = async { if lost.is_none() { held.lost().await } else { pending().await } } => {
                 lost = Some(cause);
+                over = until.min(locks.clock().now() + grace) + SLOW;
                 ward.end().await;
+            }
+            () = locks.clock().sleep_until(over), if lost.is_some() => {
+                ward.kill();
+                over = locks.clock().now() + SLOW;
             }
             moved = held.renewed(until), if lost.is_none() => {
                 until = moved;
@@ -280,6 +346,8 @@ impl Drop for Foreground {
         background.add(NixSignal::SIGTTOU);
         if background.thread_block().is_ok() {
             let _ = tcsetpgrp(std::io::stdin().as_fd(), self.0);
+            // What else runs in this group (`dlock run … | less`) was stopped if it asked for the terminal meanwhile.
+            let _ = kill_process_group(self.0, Signal::CONT);
             let _ = background.thread_unblock();
         }
     }

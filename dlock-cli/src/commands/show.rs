@@ -1,15 +1,19 @@
 //! `dlock show`: one lock.
 
 use crate::cli::StoreArgs;
-use crate::exit::Failure;
+use crate::exit::{FREE, Failure};
 use crate::{store, text};
 use comfy_table::{Table, presets};
 use dlocks::LockInfo;
 use std::process::ExitCode;
 
-pub(crate) async fn show(store: &StoreArgs, key: &str, json: bool) -> Result<ExitCode, Failure> {
+pub(crate) async fn show(store: &StoreArgs, key: &str, json: bool, quiet: bool) -> Result<ExitCode, Failure> {
     let locks = store::connect(store, None).await?;
     let info = locks.inspect(key).await?;
+    if quiet {
+        locks.close().await?;
+        return Ok(if info.is_held() { ExitCode::SUCCESS } else { FREE.into() });
+    }
     let text =
         if json { serde_json::to_string_pretty(&info).map_err(std::io::Error::from)? + "\n" } else { in_words(&info) };
     text::print(&text)?;

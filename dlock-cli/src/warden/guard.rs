@@ -68,6 +68,12 @@ impl Guard {
         socket.set_nonblocking(true)?;
         let (mut orders, mut reports) = UnixStream::from_std(socket)?.into_split();
 
+        let (clock, grace) = (Clock::system(), Duration::from_millis(args.grace));
+        if clock.now() >= inheritance.deadline - grace {
+            // This machine was asleep meanwhile, say: the command must not begin.
+            Report::Cut.write(&mut reports).await;
+            return Ok(());
+        }
         let started = Command::new(&args.command[0])
             .args(&args.command[1..])
             .stdin(Stdio::from(inheritance.stdin))
@@ -86,8 +92,8 @@ impl Guard {
             }
         };
         let mut guard = Self {
-            clock: Clock::system(),
-            grace: Duration::from_millis(args.grace),
+            clock,
+            grace,
             group: Pid::from_child(&child),
             status: None,
             deadline: inheritance.deadline,
@@ -119,6 +125,8 @@ impl Guard {
             }
             let now = self.clock.now();
             if now >= self.ending.unwrap_or(Moment::MAX).min(self.deadline) {
+                self.cut |= self.status.is_none();
+                self.ending.get_or_insert(now);
                 self.signal_group(Signal::KILL);
             } else if now >= self.deadline - self.grace {
                 self.cut();
@@ -129,6 +137,10 @@ impl Guard {
                     Some(Order::Signal(number)) => {
                         if let Some(signal) = i32::try_from(number).ok().and_then(Signal::from_named_raw) {
                             self.signal_group(signal);
+                            if Signals::ends(signal.as_raw()) {
+                                // A stopped process takes no signal.
+                                self.signal_group(Signal::CONT);
+                            }
                         }
                     }
                     Some(Order::End) => self.cut(),

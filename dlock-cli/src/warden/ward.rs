@@ -2,10 +2,10 @@
 
 use super::is_gone;
 use super::message::{Order, Report};
-use crate::exit::{Failure, say};
+use crate::exit::{Failure, SOFTWARE, say};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::ffi::OsString;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -55,7 +55,10 @@ impl Ward {
         let (here, there) = StdStream::pair()?;
         hand_over(&here, deadline, sign_of_life.as_ref())?;
         here.set_nonblocking(true)?;
-        let warden = Command::new(std::env::current_exe()?)
+        // What runs now, also if another version has taken its place in the file system.
+        let program = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { std::env::current_exe()? };
+        let warden = Command::new(program)
+            .arg0("dlock")
             .arg("__warden")
             .arg(grace.as_millis().to_string())
             .arg("--")
@@ -64,7 +67,8 @@ impl Ward {
             .stdin(Stdio::from(OwnedFd::from(there)))
             // Signals of the terminal are for the command.
             .process_group(0)
-            .spawn()?;
+            .spawn()
+            .map_err(|error| Failure::new(SOFTWARE, format!("the process that watches over the command: {error}")))?;
         let (reports, orders) = UnixStream::from_std(here)?.into_split();
         Ok(Self { warden, orders, reports, group: None, last: None, is_out_of_reach: false })
     }
@@ -84,6 +88,16 @@ impl Ward {
     /// Has the command ended: SIGTERM now, SIGKILL after the grace.
     pub(crate) async fn end(&mut self) {
         self.order(Order::End).await;
+    }
+
+    /// Ends the command at once, without its warden, which may be stopped: then it is let go on.
+    pub(crate) fn kill(&self) {
+        if let Some(group) = self.group {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        if let Some(warden) = self.warden.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
+            let _ = kill_process(warden, Signal::CONT);
+        }
     }
 
     async fn order(&mut self, order: Order) {
@@ -122,7 +136,12 @@ impl Ward {
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                 }
-                Err(io::Error::other("the process that watched over the command was killed; the command has ended too"))
+                let fate = if self.group.is_some() {
+                    "the command has ended too"
+                } else {
+                    "whether the command runs is not known"
+                };
+                Err(io::Error::other(format!("the process that watched over the command was killed; {fate}")))
             }
         }
     }

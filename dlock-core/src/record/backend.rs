@@ -397,7 +397,10 @@ impl<S: RecordStore> Lease for RecordLease<S> {
         let moved = self.engine.transact(&self.key, plan, |record, sight| record.renew(&self.id, sight)).await?;
         let now = self.engine.clock.now();
         let Some(holder) = &moved.answer else {
-            self.deadline.is_gone(now);
+            // A release that was under way meanwhile may be why (rule R4).
+            if matches!(*locked(&self.state), State::Held) {
+                self.deadline.is_gone(now);
+            }
             return Err(self.deadline.error());
         };
         let extended = self.deadline.extend(now, self.engine.believed_until(holder, &moved));

@@ -33,6 +33,7 @@ local function waiting(w)
   w.alive = math.max(w.alive, now + patience * 1000)
   w.sent, w.channel = sent, channel
   write_waiter(id, w)
+  if not packed then redis.call('RPUSH', KEYS[4], id) end
   keep(KEYS[4], patience + IDLE)
   keep(KEYS[5], patience + IDLE)
   keep(KEYS[2], patience + IDLE)
@@ -77,7 +78,4 @@ end
 if crowd >= 512 then
   return {'full', describe(value, holders)}
 end
-local new = {alive = 0, mode = mode, limit = limit, ttl = ttl, since = text(now), sent = sent, channel = channel, label = label}
-write_waiter(id, new)
-redis.call('RPUSH', KEYS[4], id)
-return waiting(new)
+return waiting({alive = 0, mode = mode, limit = limit, ttl = ttl, since = text(now), label = label})

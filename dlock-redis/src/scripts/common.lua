@@ -138,7 +138,8 @@ local function settle()
       redis.call('HDEL', KEYS[5], id)
       -- The waiter believes in no more than what keeps its place.
       local token, floor = grant(id, w.mode, w.limit, w.ttl, w.alive, w.label)
-      redis.call('PUBLISH', w.channel, table.concat({id, w.sent, token, floor}, ' '))
+      -- It is held, whether it hears of it or finds out by itself.
+      redis.pcall('PUBLISH', w.channel, table.concat({id, w.sent, token, floor}, ' '))
       value, count = MARKER[w.mode] or id, count + 1
       if w.mode ~= 'x' then
         holders[id] = read_holder(redis.call('HGET', KEYS[3], id))

@@ -180,8 +180,14 @@ impl RecordStore for Folder {
                             folders.push(path);
                         } else if path.extension().is_none_or(|kind| kind != "json") {
                             continue;
-                        } else if let Some(row) = this.get(&path)?.filter(|row| row.key.starts_with(&prefix)) {
-                            found.push(Ok((LockKey::new(&row.key)?, this.snapshot(Some(row))?)));
+                        } else {
+                            // One that can't be read hides no other.
+                            let row = this.get(&path).transpose();
+                            let ours = row.filter(|row| row.as_ref().map_or(true, |row| row.key.starts_with(&prefix)));
+                            found.extend(ours.map(|row| {
+                                let row = row?;
+                                Ok((LockKey::new(&row.key)?, this.snapshot(Some(row))?))
+                            }));
                         }
                     }
                 }
