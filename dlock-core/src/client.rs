@@ -140,14 +140,17 @@ impl Client {
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> BoxFuture<Result<T>> {
         let client = self.clone();
-        Box::pin(async move {
-            let mut work = pin!(client.track(work));
-            poll_fn(|context| match client.keeper.is_stopped() {
-                true => Poll::Ready(Err(runtime_is_gone().with_effect(Effect::Unknown))),
-                false => work.as_mut().poll(context),
-            })
-            .await
+        Box::pin(async move { client.track(client.clone().while_alive(work)).await })
+    }
+
+    /// `work`, until the client's runtime ends.
+    pub(crate) async fn while_alive<T>(self: Arc<Self>, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let (mut work, mut begun) = (pin!(work), false);
+        poll_fn(|context| match std::mem::replace(&mut begun, true) && self.keeper.is_stopped() {
+            true => Poll::Ready(Err(runtime_is_gone().with_effect(Effect::Unknown))),
+            false => work.as_mut().poll(context),
         })
+        .await
     }
 
     /// Lets a call end that nobody awaits. On a runtime that is gone it does nothing.
@@ -329,10 +332,14 @@ impl Client {
             Some((next.map(|info| client.strip(info)), (client, goes_on.then_some(locks))))
         })
         .boxed();
-        // As `InPlace` does.
-        let runtime = self.runtime.clone();
+        // As `InPlace` and `begun` do.
+        let (client, mut is_over) = (self.clone(), false);
         futures_util::stream::poll_fn(move |context| {
-            let _runtime = runtime.enter();
+            if client.keeper.is_stopped() {
+                let gone = (!std::mem::replace(&mut is_over, true)).then(|| Err(runtime_is_gone()));
+                return Poll::Ready(gone);
+            }
+            let _runtime = client.runtime.enter();
             all.poll_next_unpin(context)
         })
         .boxed()

@@ -137,8 +137,8 @@ impl Shared {
     fn first_due(&self, held: &Held, now: Moment) -> Moment {
         let left = held.valid_until().since(now);
         match self.lifetime {
-            // It lasts until then without another renewal.
-            Lifetime::Lease if held.lasts_to_max_hold() => now + left,
+            // It lasts until then without another renewal, which only tells whether it was taken meanwhile.
+            Lifetime::Lease if held.lasts_to_max_hold() => now + left.min(held.ttl() / 3),
             Lifetime::Lease => now + left / 3,
             Lifetime::Session => now + left,
         }

@@ -20,8 +20,9 @@ pub(crate) fn open(path: &Path, full_sync: bool) -> Result<Connection> {
         let message = format!("{} is a folder; give the path of a file in it", path.display());
         return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
-    // SQLite would make it for this user alone, whatever the umask. What fails here it tells itself.
-    let _ = std::fs::File::options().create(true).append(true).open(path);
+    // SQLite would make it for this user alone, whatever the umask. What fails here it tells itself. A file that is there is not
+    // opened: closing it would drop the locks that SQLite has on it for this process.
+    let _ = std::fs::File::options().create_new(true).append(true).open(path);
     // Without the flag for URIs: a path is a path.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(from_sqlite)?;

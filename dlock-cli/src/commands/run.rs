@@ -111,19 +111,21 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
     }
 }
 
-/// What `work` answers; `None` if a signal that ends a program comes before.
+/// What `work` answers; once a signal that ends a program has come, only for as long as a farewell takes.
 async fn until_told<T>(signals: &mut Signals, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
     tokio::select! {
         biased;
-        output = work => Some(output),
-        () = signals.end() => None,
+        output = &mut work => return Some(output),
+        () = signals.end() => {}
     }
+    tokio::time::timeout(FAREWELL, work).await.ok()
 }
 
 /// The time from SIGTERM to SIGKILL, checked before anything is sent.
 fn grace(lock: &Lock, args: &RunArgs) -> Result<Duration, Failure> {
-    if args.max_hold.is_some_and(|most| most.is_zero() || args.at_least.is_some_and(|least| least > most)) {
-        return Err(Failure::new(USAGE, "--max-hold must be more than nothing, and not less than --at-least"));
+    if args.max_hold.is_some_and(|most| most.is_zero() || args.at_least.is_some_and(|least| least >= most)) {
+        return Err(Failure::new(USAGE, "--max-hold must be more than nothing, and more than --at-least"));
     }
     let ttl = lock.granted_ttl()?;
     let longest = args.max_hold.map_or(ttl, |most| most.min(ttl));

@@ -101,8 +101,8 @@ impl Ward {
     }
 
     async fn order(&mut self, order: Order) {
-        // If the warden is gone, `news` says so.
-        let _ = self.orders.write_all(&order.encode()).await;
+        // If the warden is gone, `news` says so. If it is stopped there is no room at last.
+        let _ = tokio::time::timeout(Duration::from_millis(100), self.orders.write_all(&order.encode())).await;
     }
 
     /// The next news. If the warden itself was killed, the command's group is ended at once.
