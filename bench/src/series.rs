@@ -67,7 +67,7 @@ pub async fn series(
         for mut contest in contests {
             tell(&format!("{}: {} ({number}/{})", workload.name, contest.entry.name, plan.rounds));
             // The first round warms up.
-            let length = if number == 0 { plan.length(workload) / 2 } else { plan.length(workload) };
+            let length = plan.length(workload) / if number == 0 { 2 } else { 1 };
             match round(&mut contest, workload, plan, length).await {
                 Ok(figures) => {
                     contest.rounds.extend((number > 0).then_some(figures));

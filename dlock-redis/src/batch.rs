@@ -1,12 +1,13 @@
 //! [`Batches`]: what many tasks ask for at the same time goes to the server as one script.
 
-use crate::connection::no_answer;
+use crate::connection::{locked, no_answer};
+use crate::error::{is_refused, is_unknown_script};
 use dlock_core::{Clock, HolderId, Moment};
 use futures_util::future::join_all;
 use redis::aio::ConnectionManager;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value};
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -89,13 +90,13 @@ impl Batches {
 
     /// A flight for one call, if none is to wait for others.
     fn alone(&self) -> Option<Flight<'_>> {
-        let mut state = self.state();
+        let mut state = locked(&self.state);
         (state.apart || state.flying == 0 && state.waiting.is_empty()).then(|| Flight::begin(self, &mut state))
     }
 
     /// Whether it is the first of those who wait.
     fn line_up(&self, one: Waiting) -> bool {
-        let mut state = self.state();
+        let mut state = locked(&self.state);
         if state.waiting.first().is_some_and(|first| first.reply.is_closed()) {
             // Nobody has sent them, perhaps since the client's runtime is driven no more.
             state.waiting.retain(|one| !one.reply.is_closed());
@@ -108,9 +109,7 @@ impl Batches {
     async fn send(&self, mut manager: ConnectionManager, asks: &[&Ask]) -> RedisResult<Vec<Value>> {
         let command = self.command(asks);
         let mut reply = command.query_async(&mut manager).await;
-        if let Err(error) = &reply
-            && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-        {
+        if reply.as_ref().is_err_and(is_unknown_script) {
             self.script.load_async(&mut manager).await?;
             // Of many some may have given up, for whom nothing must be sent again (rule R3).
             if asks.len() > 1 {
@@ -120,8 +119,8 @@ impl Batches {
         }
         match reply {
             // Refused as a whole, perhaps for one of them: their own scripts tell each what is the matter with it.
-            Err(error) if asks.len() > 1 && crate::error::is_refused(&error) => {
-                self.state().apart |= error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot);
+            Err(error) if asks.len() > 1 && is_refused(&error) => {
+                locked(&self.state).apart |= error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot);
                 Ok(vec![Value::Nil; asks.len()])
             }
             Ok(Value::Array(replies)) if replies.len() == asks.len() => Ok(replies),
@@ -148,10 +147,6 @@ impl Batches {
         }
         command
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Ask {
@@ -168,7 +163,7 @@ impl Boarding {
         behind_others().await;
         let Some(batches) = self.0.take() else { return };
         let (_flight, mut waiting) = {
-            let mut state = batches.state();
+            let mut state = locked(&batches.state);
             (Flight::begin(&batches, &mut state), std::mem::take(&mut state.waiting))
         };
         waiting.retain(|one| !one.reply.is_closed());
@@ -187,7 +182,7 @@ impl Boarding {
 impl Drop for Boarding {
     fn drop(&mut self) {
         let Some(batches) = &self.0 else { return };
-        let waiting = std::mem::take(&mut batches.state().waiting);
+        let waiting = std::mem::take(&mut locked(&batches.state).waiting);
         for one in waiting {
             let _ = one.reply.send(Ok(Value::Nil));
         }
@@ -237,7 +232,7 @@ impl<'a> Flight<'a> {
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        self.0.state().flying -= 1;
+        locked(&self.0.state).flying -= 1;
     }
 }
 

@@ -1,11 +1,11 @@
 //! [`Connection`]: one connection a client, and the pushes that come on it.
 
 use crate::batch::{Ask, Batches};
-use crate::error::from_redis;
+use crate::error::{from_redis, is_unknown_script};
 use crate::scripts::Call;
 use dlock_core::{Clock, Effect, Error, ErrorKind, FencingToken, HolderId, Moment, Result};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, FromRedisValue, PushInfo, PushKind, RedisResult, ServerErrorKind, Value};
+use redis::{Client, FromRedisValue, PushInfo, PushKind, RedisError, RedisResult, Value};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -50,7 +50,7 @@ struct Slot {
     grant: Mutex<Option<Grant>>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -113,7 +113,7 @@ impl Connection {
     /// Runs a script, which the server is given if it does not know it. Answers by `give_up`.
     pub(crate) async fn run<T: FromRedisValue>(&self, call: &Call<'_>, give_up: Moment) -> Result<T> {
         self.answered(give_up, async |mut manager| match call.command.query_async(&mut manager).await {
-            Err(error) if error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript) => {
+            Err(error) if is_unknown_script(&error) => {
                 call.script.load_async(&mut manager).await?;
                 call.command.query_async(&mut manager).await
             }
@@ -133,14 +133,11 @@ impl Connection {
         F: Future<Output = RedisResult<T>>,
     {
         let (manager, number) = self.manager()?;
-        match self.clock.timeout_at(give_up, ask(manager)).await {
-            Some(Err(error)) if !error.is_timeout() => Err(from_redis(error)),
-            Some(Ok(answer)) => Ok(answer),
-            late => {
-                self.begin_anew(number);
-                Err(from_redis(late.and_then(RedisResult::err).unwrap_or_else(no_answer)))
-            }
+        let answer = self.clock.timeout_at(give_up, ask(manager)).await.unwrap_or_else(|| Err(no_answer()));
+        if answer.as_ref().is_err_and(RedisError::is_timeout) {
+            self.begin_anew(number);
         }
+        answer.map_err(from_redis)
     }
 
     /// Runs a command that only reads.
@@ -195,7 +192,7 @@ impl Drop for Connection {
     }
 }
 
-pub(crate) fn no_answer() -> redis::RedisError {
+pub(crate) fn no_answer() -> RedisError {
     std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time").into()
 }
 

@@ -33,6 +33,11 @@ pub(crate) fn classify(error: &RedisError) -> (ErrorKind, Effect) {
     }
 }
 
+/// Whether the server has to be given the script that it was asked to run.
+pub(crate) fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == Kind::Server(ServerErrorKind::NoScript)
+}
+
 /// Whether the server has refused a request before it did any of it.
 pub(crate) fn is_refused(error: &RedisError) -> bool {
     matches!(error.kind(), Kind::Server(_) | Kind::Extension) && classify(error).1 == Effect::NotApplied

@@ -3,7 +3,7 @@
 
 use dlock_conformance::proxy::{Action, Framing, Proxy, Requests};
 use dlock_core::{Attempt, ErrorKind, Lease, LockBackend, LockKey, Mode, Release, Request, Result, Ttl};
-use dlock_fixtures::RedisServer;
+use dlock_fixtures::{RedisServer, wait_until};
 use dlock_redis::RedisBackend;
 use futures_util::future::join_all;
 use redis::{Commands, Connection};
@@ -17,6 +17,14 @@ async fn client(url: &str) -> RedisBackend {
 
 fn raw(server: &RedisServer) -> Connection {
     redis::Client::open(server.url()).unwrap().get_connection().unwrap()
+}
+
+/// The URL of a user with these rights.
+fn somebody(server: &RedisServer, rights: &[&str]) -> String {
+    let mut user = redis::cmd("ACL");
+    user.arg("SETUSER").arg("somebody").arg("on").arg(">secret").arg(rights);
+    let () = user.query(&mut raw(server)).unwrap();
+    server.url().replace("redis://", "redis://somebody:secret@")
 }
 
 fn request(key: &str) -> Request {
@@ -110,11 +118,7 @@ async fn each_of_many_gets_its_own_answer() {
 #[tokio::test]
 async fn what_one_may_not_touch_the_others_get() {
     let server = RedisServer::start();
-    let mut raw = raw(&server);
-    let rights = ["on", ">secret", "~mine*", "~{mine*", "&dlock:*", "+@all"];
-    let () = redis::cmd("ACL").arg("SETUSER").arg("somebody").arg(&rights).query(&mut raw).unwrap();
-    let url = server.url().replace("redis://", "redis://somebody:secret@");
-    let backend = client(&url).await;
+    let backend = client(&somebody(&server, &["~mine*", "~{mine*", "&dlock:*", "+@all"])).await;
     let requests = ["mine1", "mine2", "others", "mine3"].map(request);
     let mut answers = at_once(&backend, &requests).await;
     assert_eq!(answers.remove(2).unwrap_err().kind(), ErrorKind::Unauthorized);
@@ -124,9 +128,7 @@ async fn what_one_may_not_touch_the_others_get() {
 #[tokio::test]
 async fn who_may_not_publish_is_told_when_connecting() {
     let server = RedisServer::start();
-    let rights = ["on", ">secret", "~*", "&dlock:*", "+@all", "-publish"];
-    let () = redis::cmd("ACL").arg("SETUSER").arg("somebody").arg(&rights).query(&mut raw(&server)).unwrap();
-    let url = server.url().replace("redis://", "redis://somebody:secret@").parse().unwrap();
+    let url = somebody(&server, &["~*", "&dlock:*", "+@all", "-publish"]).parse().unwrap();
     assert_eq!(RedisBackend::connect(&url).await.unwrap_err().kind(), ErrorKind::Unauthorized);
 }
 
@@ -197,6 +199,7 @@ fn a_callers_runtime_that_is_driven_no_more_holds_up_nobody() {
 #[test]
 fn a_runtime_that_ends_among_many_calls_ends() {
     let server = RedisServer::start();
+    let mut raw = raw(&server);
     for round in 0..20 {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let backend = runtime.block_on(client(&server.url()));
@@ -208,7 +211,8 @@ fn a_runtime_that_ends_among_many_calls_ends() {
                 }
             });
         }
-        std::thread::sleep(Duration::from_millis(20));
+        let before = scripts(&mut raw);
+        wait_until("they are at it", Duration::from_secs(10), || scripts(&mut raw) > before + 50);
         let (ended, has_ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             drop(runtime);

@@ -38,7 +38,7 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
     let until = args.wait.map(|limit| Clock::system().now() + limit);
     let locks = tokio::select! {
         locks = reach(store, &label, until) => locks?,
-        number = signals.next() => return Ok(by_signal(number)),
+        number = signals.next() => return Ok(by_signal(number).into()),
     };
     let lock = lock(&locks, &args, until);
     let grace = grace(&lock, &args)?;
@@ -47,7 +47,7 @@ pub(crate) async fn run(store: &StoreArgs, args: RunArgs) -> Result<ExitCode, Fa
         number = signals.next() => {
             // What waited withdraws.
             until_told(&mut signals, locks.close()).await;
-            return Ok(by_signal(number));
+            return Ok(by_signal(number).into());
         }
     };
     let guard = match obtained {
@@ -153,8 +153,9 @@ fn lost_failure(key: &str, cause: LostCause) -> Failure {
     Failure::new(LOST, format!("the lock on {key:?} was lost: {cause}"))
 }
 
-fn by_signal(number: i32) -> ExitCode {
-    (SIGNAL + u8::try_from(number).unwrap_or_default()).into()
+/// The status of what a signal ended.
+fn by_signal(number: i32) -> u8 {
+    SIGNAL + u8::try_from(number).unwrap_or_default()
 }
 
 /// Host, pid and program; its arguments may be secrets.
@@ -272,7 +273,7 @@ async fn supervise(
             cause = held.lost() => return Err(lost_failure(&args.key, cause)),
             moved = held.renewed(until) => until = moved,
             number = signals.next() => if Signals::ends(number) {
-                return Ok(Ran { status: SIGNAL + u8::try_from(number).unwrap_or_default(), started: false, told_to_end: true });
+                return Ok(Ran { status: by_signal(number), started: false, told_to_end: true });
             },
         }
     }
