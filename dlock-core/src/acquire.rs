@@ -116,7 +116,11 @@ async fn obtain(
     let _waiting = client.observer().waiting();
     terms.asked = client.clock().now();
     let until = wait_at_most.map(|limit| terms.asked + limit);
-    let _turn = turn(client, request, until).await?;
+    let _turn = match client.settings().local_queue {
+        // In a box, since this is the rare case.
+        true => Box::pin(turn(client, request, until)).await?,
+        false => None,
+    };
     for _ in 0..RUN_OUT {
         client.check_open()?;
         let attempt = wait(client, request, until).await;

@@ -12,14 +12,15 @@ use crate::{
 use futures_core::stream::BoxStream;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use pin_project_lite::pin_project;
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// What all locks of one client share: its backend, the runtime on which its background work ends, and its keeper.
 pub(crate) struct Client {
@@ -45,6 +46,30 @@ pub(crate) struct Settings {
     pub(crate) prefix: Arc<str>,
     pub(crate) outage: Option<Duration>,
     pub(crate) local_queue: bool,
+}
+
+pin_project! {
+    /// The work of one call. An async block would hold it three times.
+    struct Work<F> {
+        #[pin]
+        work: F,
+        client: Arc<Client>,
+        token: Option<TaskTrackerToken>,
+        begun: bool,
+    }
+}
+
+impl<T, F: Future<Output = Result<T>>> Future for Work<F> {
+    type Output = Result<T>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        this.token.get_or_insert_with(|| this.client.tracker.token());
+        if std::mem::replace(this.begun, true) && this.client.keeper.is_stopped() {
+            return Poll::Ready(Err(runtime_is_gone().with_effect(Effect::Unknown)));
+        }
+        this.work.poll(context)
+    }
 }
 
 impl Client {
@@ -128,29 +153,21 @@ impl Client {
         }
     }
 
-    /// `future`, for which `close` waits.
-    pub(crate) fn track<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        self.tracker.track_future(future)
-    }
-
     /// `work` in a box, for which `close` waits once it was begun. It ends with the client's runtime, whose timers and
     /// sockets it has: polled on another, they would panic then.
     pub(crate) fn begun<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> BoxFuture<Result<T>> {
-        let client = self.clone();
-        Box::pin(async move { client.track(client.clone().while_alive(work)).await })
+        Box::pin(Work { work, client: self.clone(), token: None, begun: false })
     }
 
-    /// `work`, until the client's runtime ends.
-    pub(crate) async fn while_alive<T>(self: Arc<Self>, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let (mut work, mut begun) = (pin!(work), false);
-        poll_fn(|context| match std::mem::replace(&mut begun, true) && self.keeper.is_stopped() {
-            true => Poll::Ready(Err(runtime_is_gone().with_effect(Effect::Unknown))),
-            false => work.as_mut().poll(context),
-        })
-        .await
+    /// The same, for which `close` waits at once.
+    pub(crate) fn tracked<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> BoxFuture<Result<T>> {
+        Box::pin(Work { work, client: self.clone(), token: Some(self.tracker.token()), begun: false })
     }
 
     /// Lets a call end that nobody awaits. On a runtime that is gone it does nothing.

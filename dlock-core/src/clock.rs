@@ -1,7 +1,10 @@
 //! [`Moment`] and [`Clock`]: local time that counts suspend.
 
+use pin_project_lite::pin_project;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -128,8 +131,9 @@ impl Clock {
                 tokio::time::sleep(left.min(LOOK_AGAIN)).await;
             },
             Source::Manual(now) => {
-                // The sender is alive: `self` holds it.
-                let _ = now.subscribe().wait_for(|now| *now >= moment).await;
+                let mut now = now.subscribe();
+                // The sender is alive: `self` holds it. In a box, since this is the rare one of the two.
+                let _ = Box::pin(now.wait_for(|now| *now >= moment)).await;
             }
         }
     }
@@ -149,11 +153,29 @@ impl Clock {
     ///
     /// # Cancel safety
     /// As cancel-safe as `future`, which is dropped at `moment`.
-    pub async fn timeout_at<F: Future>(&self, moment: Moment, future: F) -> Option<F::Output> {
-        tokio::select! {
-            biased;
-            output = future => Some(output),
-            () = self.sleep_until(moment) => None,
+    pub fn timeout_at<F: Future>(&self, moment: Moment, future: F) -> impl Future<Output = Option<F::Output>> {
+        // An async block would hold the future twice, of which a call has several inside each other.
+        Until { future, end: self.sleep_until(moment) }
+    }
+}
+
+pin_project! {
+    struct Until<F, E> {
+        #[pin]
+        future: F,
+        #[pin]
+        end: E,
+    }
+}
+
+impl<F: Future, E: Future<Output = ()>> Future for Until<F, E> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match this.future.poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => this.end.poll(context).map(|()| None),
         }
     }
 }

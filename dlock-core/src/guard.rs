@@ -48,8 +48,7 @@ impl LockGuard {
         let held = self.held.clone();
         let client = held.0.client.clone();
         let before = held.give_up();
-        let release = client.clone().while_alive(held.release(before));
-        ReleaseGuard(InPlace::new(client.runtime().clone(), None, Box::pin(client.track(release))))
+        ReleaseGuard(InPlace::new(client.runtime().clone(), None, client.tracked(held.release(before))))
     }
 }
 
