@@ -161,20 +161,22 @@ impl RecordStore for DynamoStore {
 
     async fn swap(&self, key: &LockKey, change: Change<'_, u64>) -> Result<Swap<u64>> {
         let (this, version) = (&*self.0, rand::random::<u64>());
-        let mut put = this
-            .client
-            .put_item()
-            .table_name(&this.settings.table)
-            .set_item(Some(to_item(key, version, change.next)))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        put = match change.expected {
-            None => put.condition_expression("attribute_not_exists(#k)").expression_attribute_names("#k", KEY),
-            Some(expected) => put
-                .condition_expression("#v = :v")
-                .expression_attribute_names("#v", VERSION)
-                .expression_attribute_values(":v", version_value(*expected)),
+        let send = |stamps| {
+            let put = this
+                .client
+                .put_item()
+                .table_name(&this.settings.table)
+                .set_item(Some(to_item(key, version, change.next)))
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+            let put = match change.expected {
+                None => put.condition_expression("attribute_not_exists(#k)").expression_attribute_names("#k", KEY),
+                Some(expected) => put
+                    .condition_expression("#v = :v")
+                    .expression_attribute_names("#v", VERSION)
+                    .expression_attribute_values(":v", version_value(*expected)),
+            };
+            put.customize().interceptor(stamps).send()
         };
-        let send = |stamps| put.clone().customize().interceptor(stamps).send();
         let reply = this.exchange.ask(change.give_up, send).await?;
         if let Err(SdkError::ServiceError(refusal)) = &reply.answer
             && let PutItemError::ConditionalCheckFailedException(failed) = refusal.err()
