@@ -1,6 +1,6 @@
 //! [`RedisBackend`].
 
-use crate::batch::{Ask, What};
+use crate::batch::{Ask, Asks, Terms, What};
 use crate::connection::{Connection, Grant};
 use crate::keys::Keys;
 use crate::lease::{HELD, RedisLease};
@@ -32,8 +32,6 @@ pub(crate) struct Shared {
 
 /// A waiter repeats its request three times within this, or within its TTL if that is shorter (rule E5).
 const LONGEST_PATIENCE: Duration = Duration::from_secs(15);
-/// A request that keeps a place, not one that asks for it.
-const AGAIN: &str = "again";
 /// How far apart a waiter looks while a foreign client holds: its release wakes nobody.
 const FOREIGN: Duration = Duration::from_secs(1);
 
@@ -94,13 +92,17 @@ impl RedisBackend {
         Ok(Self(Arc::new(Shared { connection, scripts: Scripts::new() })))
     }
 
-    async fn ask(&self, request: &Request, keys: &Keys, sent: Moment, asks: &str) -> Result<Answer> {
+    async fn ask(&self, request: &Request, keys: &Keys, sent: Moment, asks: Asks) -> Result<Answer> {
         let (shared, id) = (&self.0, request.holder());
         let give_up = self.clock().now() + request.op_timeout();
-        if request.mode() == Mode::Exclusive && asks != AGAIN {
-            let channel = shared.connection.channel();
-            let rest = format!("{asks}|{}|{}|{channel}", millis(patience(request)), sent.as_nanos());
-            let what = What::Acquire { ttl: millis(request.ttl().get()), label: request.label().to_owned(), rest };
+        if request.mode() == Mode::Exclusive && asks != Asks::Again {
+            let terms = Terms {
+                ttl: millis(request.ttl().get()),
+                patience: millis(patience(request)),
+                asks,
+                label: request.label().to_owned(),
+            };
+            let what = What::Acquire { terms, sent };
             let ask = Ask { lock: keys.lock().to_owned(), id: id.clone(), what };
             if let Some(reply) = shared.connection.usual(ask, give_up).await? {
                 return Answer::read(request.key(), &reply);
@@ -115,7 +117,7 @@ impl RedisBackend {
             .arg(sent.as_nanos())
             .arg(shared.connection.channel())
             .arg(request.label())
-            .arg(asks);
+            .arg(asks.as_str());
         let reply: Value = shared.connection.run(&call, give_up).await?;
         Answer::read(request.key(), &reply)
     }
@@ -211,7 +213,7 @@ impl LockBackend for RedisBackend {
 
     async fn try_acquire(&self, request: &Request) -> Result<Attempt> {
         let (keys, sent) = (Keys::of(request.key()), self.clock().now());
-        match self.ask(request, &keys, sent, "once").await? {
+        match self.ask(request, &keys, sent, Asks::Once).await? {
             Answer::Granted { token, floor } => {
                 Ok(Attempt::Acquired(self.lease(request, keys, Grant { sent, token, floor }, request.ttl().get())))
             }
@@ -224,7 +226,7 @@ impl LockBackend for RedisBackend {
 
     async fn acquire(&self, request: &Request) -> Result<Attempt> {
         let (clock, keys) = (self.clock(), Keys::of(request.key()));
-        let mut asks = if request.was_queued() { AGAIN } else { "queue" };
+        let mut asks = if request.was_queued() { Asks::Again } else { Asks::Queue };
         let mut watch = self.0.connection.watch(&request.holder());
         let mut seen = None;
         let mut polls = dlock_core::backoff();
@@ -239,16 +241,16 @@ impl LockBackend for RedisBackend {
                 Answer::Withdrawn => return Err(withdrawn()),
                 Answer::Gone => {
                     watch = self.0.connection.watch(&request.start_anew());
-                    asks = "queue";
+                    asks = Asks::Queue;
                     continue;
                 }
                 Answer::Full(now) | Answer::Held(now) => {
-                    asks = "queue";
+                    asks = Asks::Queue;
                     seen = Some(now.info);
                     (polls.next().unwrap_or_default(), false)
                 }
                 Answer::Waiting(now, before) => {
-                    asks = AGAIN;
+                    asks = Asks::Again;
                     // The timer is what is true, the push what is fast (rule D4).
                     let expiry = now.expires_in.unwrap_or(FOREIGN).min(before.unwrap_or(Duration::MAX));
                     let expiry = expiry.saturating_add(Duration::from_millis(2));
@@ -291,22 +293,22 @@ impl LockBackend for RedisBackend {
     }
 
     fn list(&self, prefix: &str) -> BoxStream<'static, Result<LockInfo>> {
-        let (this, pattern, prefix) = (self.clone(), Keys::pattern(prefix), prefix.to_owned());
-        let pages = futures_util::stream::try_unfold(Some(0_u64), move |cursor| {
-            let (this, pattern) = (this.clone(), pattern.clone());
+        let (this, start, prefix) = (self.clone(), prefix.to_owned(), prefix.to_owned());
+        let pages = futures_util::stream::try_unfold(Some(0_u64), move |page| {
+            let (this, start) = (this.clone(), start.clone());
             async move {
-                let Some(cursor) = cursor else { return Ok::<_, Error>(None) };
-                let mut scan = redis::cmd("SCAN");
-                scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(500);
-                let (next, names): (u64, Vec<String>) = this.0.connection.query(&scan).await?;
+                let Some(page) = page else { return Ok::<_, Error>(None) };
+                let call = Call::list(&this.0.scripts.list, page, &start);
+                let (next, names): (u64, Vec<Vec<u8>>) = this.0.connection.run(&call, Moment::MAX).await?;
                 Ok(Some((names, (next != 0).then_some(next))))
             }
         });
         let mut known = HashSet::new();
         let names = pages.map_ok(|names| futures_util::stream::iter(names.into_iter().map(Ok))).try_flatten();
-        // SCAN may give a name twice, and a lock has two.
+        // A page may give a name again, and a lock has several.
         let keys = names.try_filter_map(move |name| {
-            let key = Keys::key_of(&name).filter(|key| key.as_str().starts_with(&prefix));
+            let key = std::str::from_utf8(&name).ok().and_then(Keys::key_of);
+            let key = key.filter(|key| key.as_str().starts_with(&prefix));
             std::future::ready(Ok(key.filter(|key| known.insert(key.clone()))))
         });
         let this = self.clone();

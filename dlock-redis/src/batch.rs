@@ -22,6 +22,8 @@ const MOST: usize = 64;
 pub(crate) struct Batches {
     script: Script,
     clock: Clock,
+    /// Where grants are told.
+    channel: String,
     /// Of the client: that of a caller may be driven no more, or end.
     runtime: Handle,
     state: Mutex<State>,
@@ -45,12 +47,37 @@ pub(crate) struct Ask {
 
 pub(crate) enum What {
     Release,
-    Acquire {
-        ttl: u64,
-        label: String,
-        /// As the script has it.
-        rest: String,
-    },
+    Acquire { terms: Terms, sent: Moment },
+}
+
+/// What several acquisitions may have in common. Times are milliseconds.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) ttl: u64,
+    pub(crate) patience: u64,
+    pub(crate) asks: Asks,
+    pub(crate) label: String,
+}
+
+/// What is asked for a lock that may be held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// An answer.
+    Once,
+    /// A place in the queue.
+    Queue,
+    /// To keep the place that it has.
+    Again,
+}
+
+impl Asks {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Asks::Once => "once",
+            Asks::Queue => "queue",
+            Asks::Again => "again",
+        }
+    }
 }
 
 struct Waiting {
@@ -62,30 +89,40 @@ struct Waiting {
 
 impl Batches {
     /// Must be called within the client's runtime.
-    pub(crate) fn new(clock: Clock) -> Self {
+    pub(crate) fn new(clock: Clock, channel: String) -> Self {
         let script = Script::new(include_str!("scripts/usual.lua"));
-        Self { script, clock, runtime: Handle::current(), state: Mutex::default() }
+        Self { script, clock, channel, runtime: Handle::current(), state: Mutex::default() }
     }
 
     /// What the script replies, which is nil if this is not a usual case: nothing has changed by it then.
     ///
     /// # Cancel safety
     /// Dropped, it leaves unknown whether the server does it.
-    pub(crate) async fn ask(
+    pub(crate) fn ask(
         self: &Arc<Self>,
         manager: ConnectionManager,
         ask: Ask,
         give_up: Moment,
-    ) -> RedisResult<Value> {
-        if let Some(_flight) = self.alone() {
-            let replies = self.send(manager, &[&ask]).await?;
-            return Ok(replies.into_iter().next().unwrap_or(Value::Nil));
+    ) -> impl Future<Output = RedisResult<Value>> {
+        // The call itself is written or handed over here, so that the future, of which each task has one, is small.
+        let way = match self.alone() {
+            Some(flight) => Ok((flight, self.command(&[&ask]))),
+            None => {
+                let (reply, told) = oneshot::channel();
+                if self.line_up(Waiting { ask, manager: manager.clone(), give_up, reply }) {
+                    self.runtime.spawn(Boarding(Some(self.clone())).fly());
+                }
+                Err(told)
+            }
+        };
+        async move {
+            match way {
+                Ok((_flight, command)) => {
+                    Ok(self.send(manager, command, 1).await?.into_iter().next().unwrap_or(Value::Nil))
+                }
+                Err(told) => told.await.unwrap_or_else(|_| Err(ended())),
+            }
         }
-        let (reply, told) = oneshot::channel();
-        if self.line_up(Waiting { ask, manager, give_up, reply }) {
-            self.runtime.spawn(Boarding(Some(self.clone())).fly());
-        }
-        told.await.unwrap_or_else(|_| Err(ended()))
     }
 
     /// A flight for one call, if none is to wait for others.
@@ -105,44 +142,52 @@ impl Batches {
         state.waiting.len() == 1
     }
 
-    /// Sends the calls, of which releases come first, as one. Replies one for each.
-    async fn send(&self, mut manager: ConnectionManager, asks: &[&Ask]) -> RedisResult<Vec<Value>> {
-        let command = self.command(asks);
+    /// Sends so many calls as one. Replies one for each.
+    async fn send(&self, mut manager: ConnectionManager, command: Cmd, calls: usize) -> RedisResult<Vec<Value>> {
         let mut reply = command.query_async(&mut manager).await;
         if reply.as_ref().is_err_and(is_unknown_script) {
-            self.script.load_async(&mut manager).await?;
+            Box::pin(self.script.load_async(&mut manager)).await?;
             // Of many some may have given up, for whom nothing must be sent again (rule R3).
-            if asks.len() > 1 {
-                return Ok(vec![Value::Nil; asks.len()]);
+            if calls > 1 {
+                return Ok(vec![Value::Nil; calls]);
             }
             reply = command.query_async(&mut manager).await;
         }
         match reply {
             // Refused as a whole, perhaps for one of them: their own scripts tell each what is the matter with it.
-            Err(error) if asks.len() > 1 && is_refused(&error) => {
+            Err(error) if calls > 1 && is_refused(&error) => {
                 locked(&self.state).apart |= error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot);
-                Ok(vec![Value::Nil; asks.len()])
+                Ok(vec![Value::Nil; calls])
             }
-            Ok(Value::Array(replies)) if replies.len() == asks.len() => Ok(replies),
+            Ok(Value::Array(replies)) if replies.len() == calls => Ok(replies),
             Ok(_) => Err((ErrorKind::UnexpectedReturnType, "not one reply for each call").into()),
             Err(error) => Err(error),
         }
     }
 
+    /// One call for all, of which releases come first.
     fn command(&self, asks: &[&Ask]) -> Cmd {
-        /// Room for an id, a label and numbers.
-        const ROOM: usize = 256;
-        let size = asks.iter().map(|ask| ask.lock.len() + ROOM).sum();
-        let mut command = Cmd::with_capacity(4 + 5 * asks.len(), size);
+        /// Room for an id, and for what is told once.
+        const ROOM: usize = 48;
+        let size = 512 + asks.iter().map(|ask| ask.lock.len() + ROOM).sum::<usize>();
+        let mut command = Cmd::with_capacity(16 + 2 * asks.len(), size);
         command.arg("EVALSHA").arg(self.script.get_hash()).arg(asks.len());
         for ask in asks {
             command.arg(&ask.lock);
         }
-        command.arg(asks.iter().filter(|ask| ask.is_release()).count());
-        for ask in asks {
+        let (releases, acquisitions) = asks.split_at(asks.partition_point(|ask| ask.is_release()));
+        command.arg(releases.len());
+        for ask in releases {
             command.arg(ask.id.as_str());
-            if let What::Acquire { ttl, label, rest } = &ask.what {
-                command.arg(*ttl).arg(label).arg(rest);
+        }
+        for alike in acquisitions.chunk_by(|one, other| one.terms() == other.terms()) {
+            // The earliest moment for all: each believes in its place a little less long than it could.
+            let acquisitions = alike.iter().filter_map(|ask| ask.acquisition());
+            let Some((terms, sent)) = acquisitions.min_by_key(|(_, sent)| *sent) else { continue };
+            command.arg(alike.len()).arg(terms.ttl).arg(terms.patience).arg(terms.asks.as_str());
+            command.arg(sent.as_nanos()).arg(&self.channel).arg(&terms.label);
+            for ask in alike {
+                command.arg(ask.id.as_str());
             }
         }
         command
@@ -152,6 +197,14 @@ impl Batches {
 impl Ask {
     fn is_release(&self) -> bool {
         matches!(self.what, What::Release)
+    }
+
+    fn acquisition(&self) -> Option<(&Terms, Moment)> {
+        if let What::Acquire { terms, sent } = &self.what { Some((terms, *sent)) } else { None }
+    }
+
+    fn terms(&self) -> Option<&Terms> {
+        Some(self.acquisition()?.0)
     }
 }
 
@@ -205,7 +258,8 @@ async fn behind_others() {
 async fn together(batches: &Batches, manager: ConnectionManager, calls: Vec<Waiting>) {
     let asks: Vec<&Ask> = calls.iter().map(|one| &one.ask).collect();
     let give_up = calls.iter().map(|one| one.give_up).max().unwrap_or(Moment::MAX);
-    let answer = batches.clock.timeout_at(give_up, batches.send(manager, &asks)).await;
+    let command = batches.command(&asks);
+    let answer = batches.clock.timeout_at(give_up, batches.send(manager, command, calls.len())).await;
     match answer.unwrap_or_else(|| Err(no_answer())) {
         Ok(replies) => {
             for (one, reply) in calls.into_iter().zip(replies) {

@@ -57,13 +57,14 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Connection {
     /// Connects, checks the credentials and listens for pushes.
     pub(crate) async fn open(client: Client, clock: Clock, op_timeout: Duration) -> Result<Self> {
+        let channel = format!("dlock:{:016x}", rand::random::<u64>());
         let this = Self {
             client,
-            batches: Arc::new(Batches::new(clock.clone())),
+            batches: Arc::new(Batches::new(clock.clone(), channel.clone())),
             clock,
             runtime: Handle::current(),
             op_timeout,
-            channel: format!("dlock:{:016x}", rand::random::<u64>()),
+            channel,
             current: Arc::default(),
             waiters: Waiters::default(),
         };
@@ -112,38 +113,35 @@ impl Connection {
 
     /// Runs a script, which the server is given if it does not know it. Answers by `give_up`.
     pub(crate) async fn run<T: FromRedisValue>(&self, call: &Call<'_>, give_up: Moment) -> Result<T> {
-        self.answered(give_up, async |mut manager| match call.command.query_async(&mut manager).await {
-            Err(error) if is_unknown_script(&error) => {
-                call.script.load_async(&mut manager).await?;
-                call.command.query_async(&mut manager).await
+        let (mut manager, number) = self.manager()?;
+        let asked = async {
+            match call.command.query_async(&mut manager).await {
+                Err(error) if is_unknown_script(&error) => {
+                    call.script.load_async(&mut manager).await?;
+                    call.command.query_async(&mut manager).await
+                }
+                answer => answer,
             }
-            answer => answer,
-        })
-        .await
+        };
+        let answer = self.clock.timeout_at(give_up, asked).await;
+        self.answered(number, answer)
     }
 
     /// Asks the script for the usual cases. `None` if this is not one: nothing has changed by it. Answers by `give_up`.
     pub(crate) async fn usual(&self, ask: Ask, give_up: Moment) -> Result<Option<Value>> {
-        let reply = self.answered(give_up, |manager| self.batches.ask(manager, ask, give_up)).await?;
+        let (manager, number) = self.manager()?;
+        let answer = self.clock.timeout_at(give_up, self.batches.ask(manager, ask, give_up)).await;
+        let reply = self.answered(number, answer)?;
         Ok((reply != Value::Nil).then_some(reply))
     }
 
-    async fn answered<T, F>(&self, give_up: Moment, ask: impl FnOnce(ConnectionManager) -> F) -> Result<T>
-    where
-        F: Future<Output = RedisResult<T>>,
-    {
-        let (manager, number) = self.manager()?;
-        let answer = self.clock.timeout_at(give_up, ask(manager)).await.unwrap_or_else(|| Err(no_answer()));
+    /// The answer of the connection with this number, if there was one in time.
+    fn answered<T>(&self, number: u64, answer: Option<RedisResult<T>>) -> Result<T> {
+        let answer = answer.unwrap_or_else(|| Err(no_answer()));
         if answer.as_ref().is_err_and(RedisError::is_timeout) {
             self.begin_anew(number);
         }
         answer.map_err(from_redis)
-    }
-
-    /// Runs a command that only reads.
-    pub(crate) async fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
-        let (mut manager, _) = self.manager()?;
-        command.query_async(&mut manager).await.map_err(from_redis)
     }
 
     /// Leaves a connection on which nothing comes any more, without an error, to its fate. Of all the calls that wait on it

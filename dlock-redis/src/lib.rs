@@ -5,12 +5,13 @@
 //! server if they are not those of this machine, and the client's own certificate and key, all in PEM. If the program has installed no
 //! default `CryptoProvider` of rustls by then, `ring` becomes it.
 //!
-//! - The key of an exclusive lock is a plain string with the holder's id and a TTL: it excludes, and is excluded by,
-//!   redis-py's `Lock` and `SET key value NX PX` on the same key. For shared and permit locks it is a marker. Braces and `%`
+//! - The key of an exclusive lock is a plain string with a TTL, `id|token|since|label` of its holder: it excludes, and is excluded
+//!   by, redis-py's `Lock` and `SET key value NX PX` on the same key. For shared and permit locks it is a marker. Braces and `%`
 //!   in a lock's name are percent-escaped.
-//! - Beside it stand `{key}:f` (fence), `{key}:h` (holders), `{key}:q` and `{key}:w` (queue), all with a TTL.
+//! - Beside it stand, where they are needed, `{key}:f` (fence: the last token), `{key}:h` (holders), `{key}:q` and `{key}:w`
+//!   (queue), all with a TTL. A lock that one client holds and nobody waits for is one key.
 //! - Tokens are microseconds of the server's clock, or the last token and one: they grow over `FLUSHALL` and over a restart
-//!   without persistence, as long as that clock does not go back.
+//!   without persistence, as long as that clock does not go back. With the data there, it may be set back by five seconds at any time.
 //! - A user needs the keys of its locks and what stands beside them (`~billing/* ~{billing/*` with the prefix `billing`), the
 //!   channels `&dlock:*`, and the commands `+@scripting +@read +@write +@fast +@pubsub +@connection +scan`.
 //! - Without a prefix the lock `user:42` is the key `user:42`, where an application may have data: then it is refused as

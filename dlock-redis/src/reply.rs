@@ -110,24 +110,19 @@ impl Seen {
 
     fn parse(key: &LockKey, parts: &[Value]) -> Option<Self> {
         let [value, pttl, fence, holders, waiters @ ..] = parts else { return None };
-        let fence = Fence::read(fence)?;
         let mut info = LockInfo::free(key.clone());
-        info.last_token = fence.last;
+        info.last_token = last_token(fence)?;
         let expires_in = i64::from_redis_value_ref(pttl).ok().and_then(|millis| u64::try_from(millis).ok());
         let expires_in = expires_in.map(Duration::from_millis);
         let mut foreign = false;
         if let Some(value) = lossy(value).filter(|_| *value != Value::Nil)
             && list(holders)?.is_empty()
         {
-            let mut holder = HolderInfo::new(HolderId::from_store(value.as_str()));
+            let ours = exclusive(&value);
+            foreign = ours.is_none();
+            let mut holder = ours.unwrap_or_else(|| HolderInfo::new(HolderId::from_store(value.as_str())));
             holder.remaining = expires_in;
-            foreign = fence.id != value;
-            if !foreign {
-                holder.mode = Some(Mode::Exclusive);
-                holder.token = fence.token;
-                holder.since = fence.since;
-                holder.label = Some(fence.label);
-            }
+            info.last_token = info.last_token.max(holder.token);
             info.holders.push(holder);
         }
         for part in list(holders)?.chunks(9) {
@@ -153,34 +148,26 @@ impl Seen {
     }
 }
 
-/// What is known of the last tokens and the last exclusive holder.
-#[derive(Default)]
-struct Fence {
-    last: Option<FencingToken>,
-    token: Option<FencingToken>,
-    id: String,
-    since: Option<SystemTime>,
-    label: String,
+/// The holder of an exclusive lock, from its value: `None` if that is a foreign client's.
+fn exclusive(value: &str) -> Option<HolderInfo> {
+    let mut parts = value.splitn(4, '|');
+    let (id, granted, begun, label) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    id.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(())?;
+    let mut holder = HolderInfo::new(HolderId::from_store(id));
+    holder.mode = Some(Mode::Exclusive);
+    holder.token = Some(FencingToken(granted.parse().ok()?));
+    holder.since = Some(since(begun)?);
+    holder.label = Some(label.to_owned());
+    Some(holder)
 }
 
-impl Fence {
-    fn read(value: &Value) -> Option<Self> {
-        if *value == Value::Nil {
-            return Some(Self::default());
-        }
-        let packed = lossy(value)?;
-        let mut parts = packed.splitn(5, '|');
-        let (last, token, id, begun, label) =
-            (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let number = |text: &str| text.parse().ok().map(FencingToken);
-        Some(Self {
-            last: Some(number(last)?),
-            token: number(token),
-            id: id.to_owned(),
-            since: since(begun),
-            label: label.to_owned(),
-        })
+/// The last token that a fence tells: none if it is not there, or knows none.
+fn last_token(fence: &Value) -> Option<Option<FencingToken>> {
+    if *fence == Value::Nil {
+        return Some(None);
     }
+    let number = text(fence)?.trim_end_matches("|w").parse().ok()?;
+    Some((number > 0).then_some(FencingToken(number)))
 }
 
 fn waiter(part: &[Value]) -> Option<WaiterInfo> {

@@ -1,15 +1,16 @@
-//! The scripts that do one operation on one lock, in any case: what `usual.lua` leaves to them.
+//! The scripts that do one operation, in any case: what `usual.lua` leaves to them.
 
 use crate::keys::Keys;
 use redis::{Cmd, Script};
 
 /// These scripts, with their hashes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Scripts {
     pub(crate) acquire: Script,
     pub(crate) renew: Script,
     pub(crate) remove: Script,
     pub(crate) inspect: Script,
+    pub(crate) list: Script,
 }
 
 impl Scripts {
@@ -20,11 +21,12 @@ impl Scripts {
             renew: script(include_str!("scripts/renew.lua")),
             remove: script(include_str!("scripts/remove.lua")),
             inspect: script(include_str!("scripts/inspect.lua")),
+            list: Script::new(include_str!("scripts/list.lua")),
         }
     }
 }
 
-/// A call of a script on one lock, to which its arguments are added. In place of `redis::ScriptInvocation`, which keeps
+/// A call of a script, to which its arguments are added. In place of `redis::ScriptInvocation`, which keeps
 /// each key and argument in a vector of its own before it writes the command.
 pub(crate) struct Call<'a> {
     pub(crate) script: &'a Script,
@@ -45,5 +47,18 @@ impl<'a> Call<'a> {
             command.arg(keys.gone(id));
         }
         Self { script, command }
+    }
+
+    /// A call that looks at `page` of all keys, for the locks whose keys begin with `prefix`.
+    pub(crate) fn list(script: &'a Script, page: u64, prefix: &str) -> Self {
+        let mut command = Cmd::new();
+        command.arg("EVALSHA").arg(script.get_hash()).arg(0).arg(page).arg(Keys::start(prefix));
+        Self { script, command }
+    }
+}
+
+impl std::fmt::Debug for Scripts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scripts").finish_non_exhaustive()
     }
 }

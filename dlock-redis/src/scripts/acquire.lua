@@ -6,16 +6,11 @@ local ttl, patience = milliseconds(ARGV[3]), milliseconds(ARGV[4])
 if redis.call('EXISTS', KEYS[6]) == 1 then
   return {'withdrawn'}
 end
-local value, holders, count = settle()
+local value, owner, holders, count = settle()
 
-if value == id then
+if owner and owner.id == id then
   keep(KEYS[1], ttl)
-  keep(KEYS[2], ttl + IDLE)
-  local _, token, holder = read_fence()
-  if holder == id then return token end
-  -- The fence was lost beside the lock: a new token does no harm.
-  token = grant(id, 'x', limit, ttl, now + redis.call('PTTL', KEYS[1]) * 1000, label)
-  return token
+  return owner.token
 end
 if holders[id] then
   local h = holders[id]
@@ -36,7 +31,7 @@ local function waiting(w)
   if not packed then redis.call('RPUSH', KEYS[4], id) end
   keep(KEYS[4], patience + IDLE)
   keep(KEYS[5], patience + IDLE)
-  keep(KEYS[2], patience + IDLE)
+  write_fence(patience + IDLE)
   -- The one before may be granted without knowing, and so end when it counts as gone.
   local place = redis.call('LPOS', KEYS[4], id)
   local before = place > 0 and redis.call('HGET', KEYS[5], redis.call('LINDEX', KEYS[4], place - 1))
@@ -57,7 +52,7 @@ if value == MARKER.s then
 elseif value == MARKER.p then
   local _, h = next(holders)
   other, other_limit = 'p', h.limit
-elseif value and select(3, read_fence()) == value then
+elseif owner then
   other = 'x'
 elseif head then
   local w = read_waiter(redis.call('HGET', KEYS[5], head))

@@ -1,6 +1,8 @@
 -- What the scripts for one operation share. KEYS of one lock, all in one slot:
---   1 the lock: the holder's id, or ~shared or ~permit; foreign clients look at this key alone
---   2 fence: "last token|last exclusive token|id|since|label", the rest of the last exclusive holder, whose token is the second
+--   1 the lock: "id|token|since|label" of its exclusive holder, or ~shared or ~permit; a foreign client's value is any other.
+--     Foreign clients look at this key alone
+--   2 fence: the last token, unless the lock has it, and "|w" behind it while somebody may be in the queue. It is there while
+--     there is a queue, or holders
 --   3 holders of a shared or permit lock: hash of id -> "expires|token|floor|ttl|since|mode|limit|label"
 --   4 queue: list of waiters' ids, first in line first
 --   5 waiters: hash of id -> "alive_until|mode|limit|ttl|since|sent|channel|label"
@@ -8,8 +10,10 @@
 -- waiter's own clock at which it sent the request that keeps its place. A grant tells it that on channel: "id sent token floor".
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
--- Kept a while after the last use, so that a clock that is set back a little turns no token back.
+-- For so long a token is kept at least, by the lock or the fence: a clock that is set back by less turns no token back.
 local IDLE = 5000
+-- The largest token that is known; `look` reads it.
+local last = 0
 
 local function text(number)
   return string.format('%.0f', number)
@@ -25,6 +29,12 @@ local function milliseconds(value)
     error({err = 'DLOCKBADTTL ' .. tostring(value)})
   end
   return number
+end
+
+-- Its exclusive holder, if that is one of ours.
+local function read_lock(value)
+  local id, token, since, label = string.match(value, '^(%x+)|(%d+)|(%d+)|(.*)$')
+  return id and {id = id, token = token, since = since, label = label}
 end
 
 local function read_holder(packed)
@@ -49,20 +59,6 @@ local function write_waiter(id, w)
   redis.call('HSET', KEYS[5], id, table.concat(packed, '|'))
 end
 
--- The parts of the fence; all empty if there is none.
-local function read_fence()
-  local packed = redis.call('GET', KEYS[2])
-  if not packed then return '', '', '', '', '' end
-  local t, x, id, s, l = string.match(packed, '^(%d+)|(%d*)|([^|]*)|(%d*)|(.*)$')
-  if not t then corrupt('fence') end
-  return t, x, id, s, l
-end
-
-local function forget_waiter(id)
-  redis.call('LREM', KEYS[4], 1, id)
-  return redis.call('HDEL', KEYS[5], id) == 1
-end
-
 -- Lets a key live at least so long.
 local function keep(key, least)
   if redis.call('PTTL', key) < least then
@@ -70,11 +66,29 @@ local function keep(key, least)
   end
 end
 
+local function write_fence(least)
+  local waits = redis.call('EXISTS', KEYS[4]) == 1 and '|w' or ''
+  redis.call('SET', KEYS[2], text(last) .. waits, 'KEEPTTL')
+  keep(KEYS[2], least)
+end
+
+local function forget_waiter(id)
+  redis.call('LREM', KEYS[4], 1, id)
+  return redis.call('HDEL', KEYS[5], id) == 1
+end
+
 local MARKER = {s = '~shared', p = '~permit'}
 
--- Who holds: the lock's value, and the holders of a shared or permit lock with those whose time is over taken out.
+-- Who holds: the lock's value, the exclusive holder if that is one of ours, and the holders of a shared or permit lock with
+-- those whose time is over taken out.
 local function look(change)
+  local fence = redis.call('GET', KEYS[2])
+  if fence then
+    last = math.max(last, tonumber(string.match(fence, '^(%d+)|?w?$')) or corrupt('fence'))
+  end
   local value = redis.call('GET', KEYS[1])
+  local owner = value and read_lock(value)
+  if owner then last = math.max(last, tonumber(owner.token)) end
   local holders, count = {}, 0
   if value == MARKER.s or value == MARKER.p then
     local flat = redis.call('HGETALL', KEYS[3])
@@ -83,6 +97,7 @@ local function look(change)
       if h.expires > now then
         holders[flat[i]] = h
         count = count + 1
+        last = math.max(last, tonumber(h.token))
       elseif change then
         redis.call('HDEL', KEYS[3], flat[i])
       end
@@ -92,7 +107,7 @@ local function look(change)
       value = false
     end
   end
-  return value, holders, count
+  return value, owner, holders, count
 end
 
 local function admits(value, count, mode, limit)
@@ -101,30 +116,27 @@ local function admits(value, count, mode, limit)
 end
 
 local function grant(id, mode, limit, ttl, expires, label)
-  local last, exclusive, holder, since, its_label = read_fence()
-  local token = math.max(now, (tonumber(last) or 0) + 1)
-  local px = math.max(1, math.ceil((expires - now) / 1000))
-  local floor
+  last = math.max(now, last + 1)
+  local token, px = text(last), math.max(1, math.ceil((expires - now) / 1000))
+  -- No exclusive holder comes between the last one and this.
+  local floor = token
   if mode == 'x' then
-    floor = token
-    redis.call('SET', KEYS[1], id, 'PX', text(px))
-    exclusive, holder, since, its_label = text(token), id, text(now), label
+    redis.call('SET', KEYS[1], table.concat({id, token, text(now), label}, '|'), 'PX', text(px))
   else
-    floor = tonumber(exclusive) or (token - 1)
-    write_holder(id, {expires = expires, token = text(token), floor = text(floor), ttl = ttl, since = text(now),
-      mode = mode, limit = limit, label = label})
+    floor = text(last - 1)
+    write_holder(id, {expires = expires, token = token, floor = floor, ttl = ttl, since = text(now), mode = mode,
+      limit = limit, label = label})
     px = math.max(px, redis.call('PTTL', KEYS[1]))
     redis.call('SET', KEYS[1], MARKER[mode], 'PX', text(px))
     keep(KEYS[3], px + IDLE)
   end
-  redis.call('SET', KEYS[2], table.concat({text(token), exclusive, holder, since, its_label}, '|'), 'KEEPTTL')
-  keep(KEYS[2], px + IDLE)
-  return text(token), text(floor)
+  write_fence(px + IDLE)
+  return token, floor
 end
 
 -- Takes out what is over, and grants to the head of the queue while modes allow.
 local function settle()
-  local value, holders, count = look(true)
+  local value, owner, holders, count = look(true)
   while true do
     local id = redis.call('LINDEX', KEYS[4], 0)
     if not id then break end
@@ -140,7 +152,8 @@ local function settle()
       local token, floor = grant(id, w.mode, w.limit, w.ttl, w.alive, w.label)
       -- It is held, whether it hears of it or finds out by itself.
       redis.pcall('PUBLISH', w.channel, table.concat({id, w.sent, token, floor}, ' '))
-      value, count = MARKER[w.mode] or id, count + 1
+      value = redis.call('GET', KEYS[1])
+      owner, count = read_lock(value), count + 1
       if w.mode ~= 'x' then
         holders[id] = read_holder(redis.call('HGET', KEYS[3], id))
       end
@@ -148,14 +161,14 @@ local function settle()
       break
     end
   end
-  return value, holders, count
+  return value, owner, holders, count
 end
 
--- Takes an acquisition out, be it holder or waiter.
+-- Takes an acquisition out, be it holder or waiter. A foreign holder's id is the value of the lock.
 local function remove(id)
-  local value, holders = look(true)
+  local value, owner, holders = look(true)
   local removed = true
-  if value == id then
+  if value and (owner and owner.id or value) == id then
     redis.call('DEL', KEYS[1])
   elseif holders[id] then
     redis.call('HDEL', KEYS[3], id)
@@ -163,8 +176,12 @@ local function remove(id)
   else
     removed = forget_waiter(id)
   end
-  if not settle() and redis.call('EXISTS', KEYS[2]) == 1 then
-    redis.call('PEXPIRE', KEYS[2], IDLE)
+  if not settle() then
+    if last > 0 then
+      redis.call('SET', KEYS[2], text(last), 'PX', text(IDLE))
+    else
+      redis.call('DEL', KEYS[2])
+    end
   end
   return removed
 end

@@ -1,5 +1,5 @@
 -- KEYS: a lock's five. Replies the lock as it is and changes nothing.
-local value, holders = look(false)
+local value, _, holders = look(false)
 local waiters = {}
 for _, id in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
   local packed = redis.call('HGET', KEYS[5], id)

@@ -1,16 +1,16 @@
 -- KEYS: a lock's five. ARGV: id, ttl. Replies 1, or 0 if that id does not hold. Touches only what exists.
 local id, ttl = ARGV[1], milliseconds(ARGV[2])
-local value, holders = look(false)
-if value == id then
+local _, owner, holders = look(false)
+if owner and owner.id == id then
   keep(KEYS[1], ttl)
 elseif holders[id] then
   local h = holders[id]
   h.expires = math.max(h.expires, now + ttl * 1000)
   write_holder(id, h)
   keep(KEYS[1], ttl)
+  keep(KEYS[2], ttl + IDLE)
   keep(KEYS[3], ttl + IDLE)
 else
   return 0
 end
-if redis.call('EXISTS', KEYS[2]) == 1 then keep(KEYS[2], ttl + IDLE) end
 return 1

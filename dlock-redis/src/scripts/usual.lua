@@ -1,91 +1,147 @@
 -- The usual cases of many calls at once: exclusive locks, whose holders are ours. KEYS: each call's lock. ARGV: how many of
--- the calls are releases, which come first; the id of each of these; then of each acquisition id, ttl, label and
--- "asks|patience|sent|channel". Replies what `remove` or `acquire` would to each, or false to one that is not a usual case:
--- nothing has changed by it, since reads come before writes, and it is for that script.
--- Moments stay text, of 16 digits until the year 2286: the script engine is slow with numbers.
-local call = redis.call
+-- the calls are releases, which come first, and the id of each; then of acquisitions that ask for the same: how many, ttl,
+-- patience, asks, sent, channel, label, and the id of each. Replies what `remove` or `acquire` would to each, or false to one
+-- that is not a usual case: nothing has changed by it, and it is for that script.
+--
+-- The script engine takes longer than the commands: what all look at is read at once, functions for what is rare are made
+-- when it comes, and moments stay text, of 16 digits until the year 2286, since such numbers are slow to read and to write.
+local call, try, match, sub = redis.call, redis.pcall, string.match, string.sub
+local keys, args, replies, releases = KEYS, ARGV, {}, tonumber(ARGV[1])
 local now
 
 local function clock()
   local time = call('TIME')
-  now = time[1] .. string.sub('00000' .. time[2], -6)
+  now = time[1] .. sub('00000' .. time[2], -6)
 end
 
-local function release(key, id)
-  if call('GET', key) ~= id then return false end
-  local stem = '{' .. key .. '}:'
-  local head = call('LINDEX', stem .. 'q', '0')
-  if not head then
-    call('DEL', key)
-    call('PEXPIRE', stem .. 'f', '5000')
+local function rare()
+  local function millis(moment)
+    return tonumber(sub(moment, 1, 13))
+  end
+
+  -- Passes the lock of the holder with this token on to the first in line, if that wants it exclusively.
+  local function hand_over(key, token)
+    local stem = '{' .. key .. '}:'
+    local queue, waiters = stem .. 'q', stem .. 'w'
+    local head = call('LINDEX', queue, '0')
+    if not head then
+      call('DEL', key)
+      call('SET', stem .. 'f', token, 'PX', '5000')
+      return 1
+    end
+    local packed = call('HGET', waiters, head)
+    local alive, sent, channel, label = match(packed or '', '^(%d+)|x|%d+|%d+|%d+|(%d+)|([^|]*)|(.*)$')
+    if not (alive and #alive == #now and alive > now and #token == #now and token < now) then return false end
+    -- It holds now, and believes in no more than what keeps its place.
+    local px = millis(alive) - millis(now) + 1
+    call('LPOP', queue)
+    call('HDEL', waiters, head)
+    call('SET', key, head .. '|' .. now .. '|' .. now .. '|' .. label, 'PX', px)
+    if px < 5000 then call('SET', stem .. 'f', now .. '|w', 'KEEPTTL') end
+    -- It is held, whether it hears of it or finds out by itself.
+    try('PUBLISH', channel, head .. ' ' .. sent .. ' ' .. now .. ' ' .. now)
     return 1
   end
-  if not now then clock() end
-  local packed = call('HGET', stem .. 'w', head)
-  local alive, sent, channel, label = string.match(packed or '', '^(%d+)|x|%d+|%d+|%d+|(%d+)|([^|]*)|(.*)$')
-  local last = string.match(call('GET', stem .. 'f') or '', '^(%d+)|')
-  if not (alive and #alive == #now and alive > now and last and #last == #now and last < now) then return false end
-  -- The first in line wants it as exclusively: it holds now, and believes in no more than what keeps its place.
-  local px = math.ceil((alive - now) / 1000)
-  call('LPOP', stem .. 'q')
-  call('HDEL', stem .. 'w', head)
-  call('SET', key, head, 'PX', px)
-  call('SET', stem .. 'f', now .. '|' .. now .. '|' .. head .. '|' .. now .. '|' .. label, 'PX', px + 5000)
-  -- It is held, whether it hears of it or finds out by itself.
-  redis.pcall('PUBLISH', channel, head .. ' ' .. sent .. ' ' .. now .. ' ' .. now)
-  return 1
+
+  -- Replies who holds, after it made this the last in line if it asks for that.
+  local function stand_behind(key, value, fence, id, ttl, patience, asks, sent, channel, label)
+    local holder, token = match(value, '^(%x+)|(%d+)|')
+    local long = tonumber(patience) or 0
+    if not holder or holder == id or long < 1 or (tonumber(ttl) or 0) < 1 then return false end
+    if asks == 'once' then return {'held', value, call('PTTL', key), fence, {}} end
+    local stem = '{' .. key .. '}:'
+    local queue, waiters, at = stem .. 'q', stem .. 'w', millis(now)
+    local alive = string.format('%d', at + long) .. sub(now, 14)
+    local packed = table.concat({alive, 'x|0', ttl, now, sent, channel, label}, '|')
+    if call('HSET', waiters, id, packed) == 0 then return false end
+    local place = try('RPUSH', queue, id)
+    if type(place) ~= 'number' or place > 512 then
+      if type(place) == 'number' then call('RPOP', queue) end
+      call('HDEL', waiters, id)
+      return false
+    end
+    -- Not for each that comes: they last for twice as long as this one may have to wait.
+    local is_first = not fence or sub(fence, -2) ~= '|w'
+    if is_first then call('SET', stem .. 'f', token .. '|w', 'KEEPTTL') end
+    if is_first or call('PTTL', queue) < long + 5000 then
+      for _, name in ipairs({stem .. 'f', queue, waiters}) do
+        if call('PTTL', name) < long + 5000 then call('PEXPIRE', name, 2 * long + 5000) end
+      end
+    end
+    local left = ''
+    if place > 1 then
+      local before = match(call('HGET', waiters, call('LINDEX', queue, '-2')) or '', '^(%d+)|')
+      if before then left = string.format('%d', math.max(0, millis(before) - at) * 1000) end
+    end
+    return {'waiting', left, value, call('PTTL', key), fence, {}}
+  end
+
+  return hand_over, stand_behind
 end
 
-local function acquire(key, id, ttl, label, rest)
-  if not now then clock() end
-  local stem = '{' .. key .. '}:'
-  local withdrawn, queue = stem .. 'g:' .. id, stem .. 'q'
-  local fence = call('GET', stem .. 'f')
-  local last, holder = string.match(fence or '', '^(%d+)|%d*|([^|]*)|')
-  if call('EXISTS', withdrawn, queue) == 0 and (not fence or last and #last == #now and last < now) and call('SET', key, id, 'NX', 'PX', ttl) then
-    call('SET', stem .. 'f', now .. '|' .. now .. '|' .. id .. '|' .. now .. '|' .. label, 'PX', ttl + 5000)
-    return now
-  end
+local function safely(ask, ...)
+  local done, reply = pcall(ask, ...)
+  return done and reply
+end
 
-  -- One of ours holds it as exclusively?
-  local value = call('GET', key)
-  if not value or value ~= holder or value == id or call('EXISTS', withdrawn) == 1 then return false end
-  local asks, patience, sent, channel = string.match(rest, '^(%a+)|(%d+)|(%d+)|(.*)$')
-  if (tonumber(ttl) or 0) < 1 or (tonumber(patience) or 0) < 1 then return false end
-  if asks == 'once' then
-    return {'held', value, call('PTTL', key), fence, {}}
+if releases > 0 then
+  local names = {}
+  for i = 1, releases do
+    local key = keys[i]
+    names[2 * i - 1], names[2 * i] = key, '{' .. key .. '}:f'
   end
-  -- It becomes the last in line.
-  local left, tail = '', call('LINDEX', queue, '-1')
-  if tail then
-    local waiters = call('HMGET', stem .. 'w', tail, id)
-    local before = waiters[1] and string.match(waiters[1], '^(%d+)|')
-    if asks ~= 'queue' or not before or waiters[2] or call('LLEN', queue) >= 512 then return false end
-    left = string.format('%.0f', math.max(0, before - now))
+  local values, quiet, waited_for = call('MGET', unpack(names)), {}, nil
+  for i = 1, releases do
+    local value, fence, id, reply = values[2 * i - 1], values[2 * i], args[i + 1], false
+    local token = value and sub(value, 1, #id) == id and match(value, '^|(%d+)|', #id + 1)
+    if token and (not fence or #fence == #token) then
+      -- Before the lock goes: should that fail, this does no harm.
+      try('SET', names[2 * i], token, 'PX', '5000')
+      quiet[#quiet + 1], reply = keys[i], 1
+    elseif token and sub(fence, -2) == '|w' then
+      -- By its key, or a release that is asked for twice would pass it on twice.
+      waited_for = waited_for or {}
+      waited_for[keys[i]] = waited_for[keys[i]] or {i, token}
+    end
+    replies[i] = reply
   end
-  local alive = string.format('%.0f', now + patience * 1000)
-  call('HSET', stem .. 'w', id, table.concat({alive, 'x|0', ttl, now, sent, channel, label}, '|'))
-  call('RPUSH', queue, id)
-  -- Not for each that comes: it lasts for twice as long as this one may have to wait.
-  local least = patience + 5000
-  if call('PTTL', queue) < least then
-    for _, beside in ipairs({'f', 'q', 'w'}) do
-      if call('PTTL', stem .. beside) < least then call('PEXPIRE', stem .. beside, least + patience) end
+  if #quiet > 0 then call('DEL', unpack(quiet)) end
+  if waited_for then
+    clock()
+    local hand_over = rare()
+    for key, one in pairs(waited_for) do
+      replies[one[1]] = safely(hand_over, key, one[2])
     end
   end
-  return {'waiting', left, value, call('PTTL', key), fence, {}}
 end
 
-local replies, releases, at = {}, tonumber(ARGV[1]), 1
-for i = 1, #KEYS do
-  local done, reply
-  if i <= releases then
-    done, reply = pcall(release, KEYS[i], ARGV[at + 1])
-    at = at + 1
-  else
-    done, reply = pcall(acquire, KEYS[i], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
-    at = at + 4
+local from, at = releases, releases + 2
+while from < #keys do
+  if not now then clock() end
+  local count, ttl, patience, asks, sent, channel, label = tonumber(args[at]), unpack(args, at + 1, at + 6)
+  local ids, names = at + 6, {}
+  for i = 1, count do
+    local key = keys[from + i]
+    names[3 * i - 2], names[3 * i - 1], names[3 * i] = '{' .. key .. '}:f', '{' .. key .. '}:g:' .. args[ids + i], key
   end
-  replies[i] = done and reply
+  local values, tail = call('MGET', unpack(names)), '|' .. now .. '|' .. now .. '|' .. label
+  local is_short = (tonumber(ttl) or 0) < 5000
+  for i = 1, count do
+    local fence, withdrawn, value, reply = values[3 * i - 2], values[3 * i - 1], values[3 * i], false
+    local key, id = names[3 * i], args[ids + i]
+    if value and not withdrawn then
+      local _, stand_behind = rare()
+      reply = safely(stand_behind, key, value, fence, id, ttl, patience, asks, sent, channel, label)
+    elseif not withdrawn and (not fence or #fence == #now and fence < now) then
+      local set = try('SET', key, id .. tail, 'NX', 'PX', ttl)
+      if set and set.ok then
+        reply = now
+        -- The token is to be known for five seconds at least.
+        if is_short then try('SET', names[3 * i - 2], now, 'PX', ttl + 5000) end
+      end
+    end
+    replies[from + i] = reply
+  end
+  from, at = from + count, ids + count + 1
 end
 return replies
