@@ -4,7 +4,7 @@ use crate::client::{Client, Terms};
 use crate::guard::LockGuard;
 use crate::in_place::{InPlace, named_future};
 use crate::lock::Lock;
-use crate::turns::Turn;
+use crate::turns::{Turn, Turns};
 use crate::{Attempt, Effect, Error, ErrorKind, LockInfo, Moment, Request, Result};
 use std::fmt;
 use std::pin::Pin;
@@ -116,10 +116,10 @@ async fn obtain(
     let _waiting = client.observer().waiting();
     terms.asked = client.clock().now();
     let until = wait_at_most.map(|limit| terms.asked + limit);
-    let _turn = match client.settings().local_queue {
+    let _turn = match client.turns() {
         // In a box, since this is the rare case.
-        true => Box::pin(turn(client, request, until)).await?,
-        false => None,
+        Some(turns) => Some(Box::pin(turn(client, turns, request, until)).await?),
+        None => None,
     };
     for _ in 0..RUN_OUT {
         client.check_open()?;
@@ -145,10 +145,10 @@ async fn obtain(
 }
 
 /// Waits for this acquisition's turn among those of its client, where they queue.
-async fn turn(client: &Arc<Client>, request: &Request, until: Option<Moment>) -> Result<Option<Turn>> {
+async fn turn(client: &Client, turns: &Turns, request: &Request, until: Option<Moment>) -> Result<Turn> {
     tokio::select! {
         biased;
-        turn = client.turn(request.key()) => return Ok(turn),
+        turn = turns.turn(request.key()) => return Ok(turn),
         () = client.clock().sleep_until(until.unwrap_or(Moment::MAX)), if until.is_some() => {}
         () = client.closed().fired() => {}
         // Nobody hears the answer.

@@ -4,7 +4,7 @@ use crate::backoff::backoff;
 use crate::guard::{Held, LockGuard};
 use crate::keeper::Keeper;
 use crate::observe::Observer;
-use crate::turns::{Turn, Turns};
+use crate::turns::Turns;
 use crate::{
     Attempt, BoxFuture, Cancel, Capabilities, Clock, Effect, Error, ErrorKind, Lease, LockBackend, LockInfo, LockKey,
     Moment, Release, Request, Result,
@@ -54,7 +54,10 @@ pin_project! {
         #[pin]
         work: F,
         client: Arc<Client>,
+        // For this `close` waits.
         token: Option<TaskTrackerToken>,
+        // From the second poll on it looks whether the client's runtime is there: the work itself does so first, and knows that
+        // nothing was sent yet.
         begun: bool,
     }
 }
@@ -313,12 +316,9 @@ impl Client {
         }
     }
 
-    /// The acquisition's turn to wait in the store, where this client's acquisitions queue among themselves.
-    pub(crate) async fn turn(&self, key: &LockKey) -> Option<Turn> {
-        match &self.turns {
-            Some(turns) => Some(turns.turn(key).await),
-            None => None,
-        }
+    /// Where this client's acquisitions queue among themselves, if they do.
+    pub(crate) fn turns(&self) -> Option<&Turns> {
+        self.turns.as_ref()
     }
 
     /// Makes a guard of a lease. `None`, and the lease is released, if it had run out before its grant was seen.

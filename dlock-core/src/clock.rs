@@ -131,9 +131,9 @@ impl Clock {
                 tokio::time::sleep(left.min(LOOK_AGAIN)).await;
             },
             Source::Manual(now) => {
-                let mut now = now.subscribe();
+                let mut advanced = now.subscribe();
                 // The sender is alive: `self` holds it. In a box, since this is the rare one of the two.
-                let _ = Box::pin(now.wait_for(|now| *now >= moment)).await;
+                let _ = Box::pin(advanced.wait_for(|now| *now >= moment)).await;
             }
         }
     }
@@ -152,14 +152,16 @@ impl Clock {
     /// `future`'s output, or `None` if `moment` comes first.
     ///
     /// # Cancel safety
-    /// As cancel-safe as `future`, which is dropped at `moment`.
+    /// As cancel-safe as `future`, which is dropped with this one.
     pub fn timeout_at<F: Future>(&self, moment: Moment, future: F) -> impl Future<Output = Option<F::Output>> {
         // An async block would hold the future twice, of which a call has several inside each other.
-        Until { future, end: self.sleep_until(moment) }
+        // The end must come though the future uses up what a task may do at once.
+        Until { future, end: tokio::task::unconstrained(self.sleep_until(moment)) }
     }
 }
 
 pin_project! {
+    /// The future's output, or nothing if `end` comes first.
     struct Until<F, E> {
         #[pin]
         future: F,

@@ -1,6 +1,6 @@
 //! [`RedisBackend`].
 
-use crate::batch::{Ask, Asks, Terms, What};
+use crate::batch::{Ask, IfHeld, Terms};
 use crate::connection::{Connection, Grant};
 use crate::keys::Keys;
 use crate::lease::{HELD, RedisLease};
@@ -92,18 +92,17 @@ impl RedisBackend {
         Ok(Self(Arc::new(Shared { connection, scripts: Scripts::new() })))
     }
 
-    async fn ask(&self, request: &Request, keys: &Keys, sent: Moment, asks: Asks) -> Result<Answer> {
+    async fn ask(&self, request: &Request, keys: &Keys, sent: Moment, if_held: IfHeld) -> Result<Answer> {
         let (shared, id) = (&self.0, request.holder());
         let give_up = self.clock().now() + request.op_timeout();
-        if request.mode() == Mode::Exclusive && asks != Asks::Again {
+        if request.mode() == Mode::Exclusive && if_held != IfHeld::KeepPlace {
             let terms = Terms {
                 ttl: millis(request.ttl().get()),
                 patience: millis(patience(request)),
-                asks,
+                if_held,
                 label: request.label().to_owned(),
             };
-            let what = What::Acquire { terms, sent };
-            let ask = Ask { lock: keys.lock().to_owned(), id: id.clone(), what };
+            let ask = Ask { lock: keys.lock().to_owned(), id: id.clone(), acquire: Some((terms, sent)) };
             if let Some(reply) = shared.connection.usual(ask, give_up).await? {
                 return Answer::read(request.key(), &reply);
             }
@@ -117,7 +116,7 @@ impl RedisBackend {
             .arg(sent.as_nanos())
             .arg(shared.connection.channel())
             .arg(request.label())
-            .arg(asks.as_str());
+            .arg(if_held.as_str());
         let reply: Value = shared.connection.run(&call, give_up).await?;
         Answer::read(request.key(), &reply)
     }
@@ -154,7 +153,7 @@ impl Shared {
     /// Takes a holder out.
     pub(crate) async fn release(&self, keys: &Keys, id: &HolderId, mode: Mode, give_up: Moment) -> Result<bool> {
         if mode == Mode::Exclusive {
-            let ask = Ask { lock: keys.lock().to_owned(), id: id.clone(), what: What::Release };
+            let ask = Ask { lock: keys.lock().to_owned(), id: id.clone(), acquire: None };
             if self.connection.usual(ask, give_up).await?.is_some() {
                 return Ok(true);
             }
@@ -213,7 +212,7 @@ impl LockBackend for RedisBackend {
 
     async fn try_acquire(&self, request: &Request) -> Result<Attempt> {
         let (keys, sent) = (Keys::of(request.key()), self.clock().now());
-        match self.ask(request, &keys, sent, Asks::Once).await? {
+        match self.ask(request, &keys, sent, IfHeld::Answer).await? {
             Answer::Granted { token, floor } => {
                 Ok(Attempt::Acquired(self.lease(request, keys, Grant { sent, token, floor }, request.ttl().get())))
             }
@@ -226,13 +225,13 @@ impl LockBackend for RedisBackend {
 
     async fn acquire(&self, request: &Request) -> Result<Attempt> {
         let (clock, keys) = (self.clock(), Keys::of(request.key()));
-        let mut asks = if request.was_queued() { Asks::Again } else { Asks::Queue };
+        let mut if_held = if request.was_queued() { IfHeld::KeepPlace } else { IfHeld::Queue };
         let mut watch = self.0.connection.watch(&request.holder());
         let mut seen = None;
         let mut polls = dlock_core::backoff();
         while !request.cancel().is_fired() {
             let sent = clock.now();
-            let (wait, in_queue) = match self.ask(request, &keys, sent, asks).await? {
+            let (wait, in_queue) = match self.ask(request, &keys, sent, if_held).await? {
                 Answer::Granted { token, floor } => {
                     let grant = Grant { sent, token, floor };
                     return Ok(Attempt::Acquired(self.lease(request, keys, grant, request.ttl().get())));
@@ -241,16 +240,16 @@ impl LockBackend for RedisBackend {
                 Answer::Withdrawn => return Err(withdrawn()),
                 Answer::Gone => {
                     watch = self.0.connection.watch(&request.start_anew());
-                    asks = Asks::Queue;
+                    if_held = IfHeld::Queue;
                     continue;
                 }
                 Answer::Full(now) | Answer::Held(now) => {
-                    asks = Asks::Queue;
+                    if_held = IfHeld::Queue;
                     seen = Some(now.info);
                     (polls.next().unwrap_or_default(), false)
                 }
                 Answer::Waiting(now, before) => {
-                    asks = Asks::Again;
+                    if_held = IfHeld::KeepPlace;
                     // The timer is what is true, the push what is fast (rule D4).
                     let expiry = now.expires_in.unwrap_or(FOREIGN).min(before.unwrap_or(Duration::MAX));
                     let expiry = expiry.saturating_add(Duration::from_millis(2));
@@ -293,7 +292,7 @@ impl LockBackend for RedisBackend {
     }
 
     fn list(&self, prefix: &str) -> BoxStream<'static, Result<LockInfo>> {
-        let (this, start, prefix) = (self.clone(), prefix.to_owned(), prefix.to_owned());
+        let (this, start, prefix) = (self.clone(), Keys::start(prefix), prefix.to_owned());
         let pages = futures_util::stream::try_unfold(Some(0_u64), move |page| {
             let (this, start) = (this.clone(), start.clone());
             async move {

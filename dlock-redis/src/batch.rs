@@ -3,7 +3,7 @@
 use crate::connection::{locked, no_answer};
 use crate::error::{is_refused, is_unknown_script};
 use dlock_core::{Clock, HolderId, Moment};
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all};
 use redis::aio::ConnectionManager;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value};
 use std::future::poll_fn;
@@ -42,12 +42,8 @@ struct State {
 pub(crate) struct Ask {
     pub(crate) lock: String,
     pub(crate) id: HolderId,
-    pub(crate) what: What,
-}
-
-pub(crate) enum What {
-    Release,
-    Acquire { terms: Terms, sent: Moment },
+    /// On which terms to acquire it, and since when that was asked; `None` to release it.
+    pub(crate) acquire: Option<(Terms, Moment)>,
 }
 
 /// What several acquisitions may have in common. Times are milliseconds.
@@ -55,27 +51,25 @@ pub(crate) enum What {
 pub(crate) struct Terms {
     pub(crate) ttl: u64,
     pub(crate) patience: u64,
-    pub(crate) asks: Asks,
+    pub(crate) if_held: IfHeld,
     pub(crate) label: String,
 }
 
-/// What is asked for a lock that may be held.
+/// What is wanted of a lock that another one holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asks {
-    /// An answer.
-    Once,
-    /// A place in the queue.
+pub(crate) enum IfHeld {
+    Answer,
     Queue,
-    /// To keep the place that it has.
-    Again,
+    /// To keep the place in the queue: no usual case.
+    KeepPlace,
 }
 
-impl Asks {
+impl IfHeld {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Asks::Once => "once",
-            Asks::Queue => "queue",
-            Asks::Again => "again",
+            IfHeld::Answer => "once",
+            IfHeld::Queue => "queue",
+            IfHeld::KeepPlace => "again",
         }
     }
 }
@@ -94,7 +88,8 @@ impl Batches {
         Self { script, clock, channel, runtime: Handle::current(), state: Mutex::default() }
     }
 
-    /// What the script replies, which is nil if this is not a usual case: nothing has changed by it then.
+    /// What the script replies, which is nil if this is not a usual case: nothing has changed by it then. Begun by this call, not
+    /// by the first poll, so that the future, of which each task has one, is small.
     ///
     /// # Cancel safety
     /// Dropped, it leaves unknown whether the server does it.
@@ -104,25 +99,18 @@ impl Batches {
         ask: Ask,
         give_up: Moment,
     ) -> impl Future<Output = RedisResult<Value>> {
-        // The call itself is written or handed over here, so that the future, of which each task has one, is small.
-        let way = match self.alone() {
-            Some(flight) => Ok((flight, self.command(&[&ask]))),
-            None => {
-                let (reply, told) = oneshot::channel();
-                if self.line_up(Waiting { ask, manager: manager.clone(), give_up, reply }) {
-                    self.runtime.spawn(Boarding(Some(self.clone())).fly());
-                }
-                Err(told)
-            }
-        };
-        async move {
-            match way {
-                Ok((_flight, command)) => {
-                    Ok(self.send(manager, command, 1).await?.into_iter().next().unwrap_or(Value::Nil))
-                }
-                Err(told) => told.await.unwrap_or_else(|_| Err(ended())),
-            }
+        if let Some(flight) = self.alone() {
+            let command = self.command(&[&ask]);
+            return Either::Left(async move {
+                let _flight = flight;
+                Ok(self.send(manager, command, 1).await?.into_iter().next().unwrap_or(Value::Nil))
+            });
         }
+        let (reply, told) = oneshot::channel();
+        if self.line_up(Waiting { ask, manager, give_up, reply }) {
+            self.runtime.spawn(Boarding(Some(self.clone())).fly());
+        }
+        Either::Right(async move { told.await.unwrap_or_else(|_| Err(ended())) })
     }
 
     /// A flight for one call, if none is to wait for others.
@@ -182,9 +170,10 @@ impl Batches {
         }
         for alike in acquisitions.chunk_by(|one, other| one.terms() == other.terms()) {
             // The earliest moment for all: each believes in its place a little less long than it could.
-            let acquisitions = alike.iter().filter_map(|ask| ask.acquisition());
-            let Some((terms, sent)) = acquisitions.min_by_key(|(_, sent)| *sent) else { continue };
-            command.arg(alike.len()).arg(terms.ttl).arg(terms.patience).arg(terms.asks.as_str());
+            let earliest = alike.iter().filter_map(|ask| ask.acquire.as_ref()).min_by_key(|(_, sent)| *sent);
+            // Only releases have no terms.
+            let Some((terms, sent)) = earliest else { continue };
+            command.arg(alike.len()).arg(terms.ttl).arg(terms.patience).arg(terms.if_held.as_str());
             command.arg(sent.as_nanos()).arg(&self.channel).arg(&terms.label);
             for ask in alike {
                 command.arg(ask.id.as_str());
@@ -196,15 +185,11 @@ impl Batches {
 
 impl Ask {
     fn is_release(&self) -> bool {
-        matches!(self.what, What::Release)
-    }
-
-    fn acquisition(&self) -> Option<(&Terms, Moment)> {
-        if let What::Acquire { terms, sent } = &self.what { Some((terms, *sent)) } else { None }
+        self.acquire.is_none()
     }
 
     fn terms(&self) -> Option<&Terms> {
-        Some(self.acquisition()?.0)
+        self.acquire.as_ref().map(|(terms, _)| terms)
     }
 }
 

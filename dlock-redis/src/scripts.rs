@@ -4,7 +4,6 @@ use crate::keys::Keys;
 use redis::{Cmd, Script};
 
 /// These scripts, with their hashes.
-#[derive(Clone)]
 pub(crate) struct Scripts {
     pub(crate) acquire: Script,
     pub(crate) renew: Script,
@@ -49,14 +48,15 @@ impl<'a> Call<'a> {
         Self { script, command }
     }
 
-    /// A call that looks at `page` of all keys, for the locks whose keys begin with `prefix`.
-    pub(crate) fn list(script: &'a Script, page: u64, prefix: &str) -> Self {
+    /// A call that looks at `page` of all keys, for the locks whose names begin with `start`.
+    pub(crate) fn list(script: &'a Script, page: u64, start: &str) -> Self {
         let mut command = Cmd::new();
-        command.arg("EVALSHA").arg(script.get_hash()).arg(0).arg(page).arg(Keys::start(prefix));
+        command.arg("EVALSHA").arg(script.get_hash()).arg(0).arg(page).arg(start);
         Self { script, command }
     }
 }
 
+/// By itself it would be the text of them all.
 impl std::fmt::Debug for Scripts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Scripts").finish_non_exhaustive()

@@ -123,6 +123,26 @@ async fn what_one_may_not_touch_the_others_get() {
 }
 
 #[tokio::test]
+async fn a_release_is_told_as_it_was_though_another_call_is_refused_half_way() {
+    let server = RedisServer::start();
+    // Without the right to what stands beside the others' lock.
+    let backend = client(&somebody(&server, &["~mine*", "~{mine*", "~others*", "&dlock:*", "+@all"])).await;
+    let held = lease(backend.try_acquire(&request("mine1")).await);
+    let give_up = backend.clock().now() + Duration::from_secs(5);
+    let (alone, others, mine) = (request("mine0"), request("others"), request("mine2"));
+    // The first goes alone, and the others as one script.
+    let (_, released, refused, granted) = tokio::join!(
+        backend.try_acquire(&alone),
+        held.release(give_up),
+        backend.try_acquire(&others),
+        backend.try_acquire(&mine)
+    );
+    assert_eq!(released.unwrap(), Release::Released);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unauthorized);
+    let _held = lease(granted);
+}
+
+#[tokio::test]
 async fn who_may_not_publish_is_told_when_connecting() {
     let server = RedisServer::start();
     let url = somebody(&server, &["~*", "&dlock:*", "+@all", "-publish"]).parse().unwrap();

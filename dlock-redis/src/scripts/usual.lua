@@ -53,19 +53,18 @@ local function rare()
     local queue, waiters, at = stem .. 'q', stem .. 'w', millis(now)
     local alive = string.format('%d', at + long) .. sub(now, 14)
     local packed = table.concat({alive, 'x|0', ttl, now, sent, channel, label}, '|')
-    if call('HSET', waiters, id, packed) == 0 then return false end
-    local place = try('RPUSH', queue, id)
-    if type(place) ~= 'number' or place > 512 then
+    if call('HSETNX', waiters, id, packed) == 0 then return false end
+    local place, flagged = try('RPUSH', queue, id), fence and sub(fence, -2) == '|w'
+    local fits = type(place) == 'number' and place <= 512
+    if not fits or not flagged and not call('SET', stem .. 'f', token .. '|w', 'KEEPTTL', fence and 'XX' or 'NX') then
       if type(place) == 'number' then call('RPOP', queue) end
       call('HDEL', waiters, id)
       return false
     end
-    -- Not for each that comes: they last for twice as long as this one may have to wait.
-    local is_first = not fence or sub(fence, -2) ~= '|w'
-    if is_first then call('SET', stem .. 'f', token .. '|w', 'KEEPTTL') end
-    if is_first or call('PTTL', queue) < long + 5000 then
+    -- Not for each that comes: they last for twice as long as this one may have to wait. The fence must outlast the queue.
+    if not flagged or call('PTTL', queue) < long + 5000 then
       for _, name in ipairs({stem .. 'f', queue, waiters}) do
-        if call('PTTL', name) < long + 5000 then call('PEXPIRE', name, 2 * long + 5000) end
+        if call('PTTL', name) < 2 * long + 5000 then call('PEXPIRE', name, 2 * long + 5000) end
       end
     end
     local left = ''
@@ -90,14 +89,12 @@ if releases > 0 then
     local key = keys[i]
     names[2 * i - 1], names[2 * i] = key, '{' .. key .. '}:f'
   end
-  local values, quiet, waited_for = call('MGET', unpack(names)), {}, nil
+  local values, tokens, quiet, waited_for = call('MGET', unpack(names)), {}, {}, nil
   for i = 1, releases do
     local value, fence, id, reply = values[2 * i - 1], values[2 * i], args[i + 1], false
     local token = value and sub(value, 1, #id) == id and match(value, '^|(%d+)|', #id + 1)
     if token and (not fence or #fence == #token) then
-      -- Before the lock goes: should that fail, this does no harm.
-      try('SET', names[2 * i], token, 'PX', '5000')
-      quiet[#quiet + 1], reply = keys[i], 1
+      quiet[#quiet + 1], tokens[i], reply = keys[i], token, 1
     elseif token and sub(fence, -2) == '|w' then
       -- By its key, or a release that is asked for twice would pass it on twice.
       waited_for = waited_for or {}
@@ -105,7 +102,13 @@ if releases > 0 then
     end
     replies[i] = reply
   end
-  if #quiet > 0 then call('DEL', unpack(quiet)) end
+  if #quiet > 0 then
+    -- First, since the server refuses no later command of a script for lack of memory.
+    call('DEL', unpack(quiet))
+    for i, token in pairs(tokens) do
+      try('SET', names[2 * i], token, 'PX', '5000', values[2 * i] and 'XX' or 'NX')
+    end
+  end
   if waited_for then
     clock()
     local hand_over = rare()
@@ -115,7 +118,7 @@ if releases > 0 then
   end
 end
 
-local from, at = releases, releases + 2
+local from, at, stand_behind = releases, releases + 2, nil
 while from < #keys do
   if not now then clock() end
   local count, ttl, patience, asks, sent, channel, label = tonumber(args[at]), unpack(args, at + 1, at + 6)
@@ -124,20 +127,23 @@ while from < #keys do
     local key = keys[from + i]
     names[3 * i - 2], names[3 * i - 1], names[3 * i] = '{' .. key .. '}:f', '{' .. key .. '}:g:' .. args[ids + i], key
   end
-  local values, tail = call('MGET', unpack(names)), '|' .. now .. '|' .. now .. '|' .. label
-  local is_short = (tonumber(ttl) or 0) < 5000
+  -- What the releases did must be told, whatever becomes of this.
+  local values, tail = try('MGET', unpack(names)), '|' .. now .. '|' .. now .. '|' .. label
+  local is_short, is_refused = (tonumber(ttl) or 0) < 5000, values.err
   for i = 1, count do
     local fence, withdrawn, value, reply = values[3 * i - 2], values[3 * i - 1], values[3 * i], false
     local key, id = names[3 * i], args[ids + i]
-    if value and not withdrawn then
-      local _, stand_behind = rare()
+    if is_refused or withdrawn then
+      -- For the other script.
+    elseif value then
+      stand_behind = stand_behind or select(2, rare())
       reply = safely(stand_behind, key, value, fence, id, ttl, patience, asks, sent, channel, label)
-    elseif not withdrawn and (not fence or #fence == #now and fence < now) then
+    elseif not fence or #fence == #now and fence < now then
       local set = try('SET', key, id .. tail, 'NX', 'PX', ttl)
       if set and set.ok then
         reply = now
         -- The token is to be known for five seconds at least.
-        if is_short then try('SET', names[3 * i - 2], now, 'PX', ttl + 5000) end
+        if is_short then try('SET', names[3 * i - 2], now, 'PX', ttl + 5000, fence and 'XX' or 'NX') end
       end
     end
     replies[from + i] = reply
