@@ -113,7 +113,7 @@ fn what_others_wrote_hides_no_lock_and_gives_the_terminal_no_orders() {
     let hold = ["run", "--label", label, "good", "--", "sh", "-c", "echo holds >> $J; sleep 60"];
     let mut holder = place.start(&hold, "holds");
     // A fence that is none.
-    let made = Command::new("redis-cli").args(["-u", &place.url, "rpush", "{bad}:f", "x"]).output().unwrap();
+    let made = Command::new("redis-cli").args(["-u", &place.url, "set", "{bad}:f", "x"]).output().unwrap();
     assert!(made.status.success());
     let listed = place.output(&["ls"]);
     assert_eq!(listed.status.code(), Some(78));

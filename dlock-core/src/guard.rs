@@ -130,7 +130,7 @@ impl Held {
         self.0.lease.token()
     }
 
-    /// For a shared or permit lock, the last exclusive token before it: see
+    /// For a shared or permit lock, the last exclusive token before it or a larger number that is less than its own token: see
     /// [`Gate::admit_shared`](crate::fence::Gate::admit_shared).
     pub fn fence_floor(&self) -> Option<FencingToken> {
         self.0.lease.fence_floor()

@@ -50,10 +50,10 @@ impl Keys {
         escaped(prefix)
     }
 
-    /// The lock's key, from its own name or that of its fence or queue.
+    /// The lock's key, from its own name or that of its fence.
     pub(crate) fn key_of(name: &str) -> Option<LockKey> {
         let lock = match name.strip_prefix('{') {
-            Some(beside) => beside.strip_suffix("}:f").or_else(|| beside.strip_suffix("}:q"))?,
+            Some(beside) => beside.strip_suffix("}:f")?,
             None => name,
         };
         let key = percent_encoding::percent_decode_str(lock).decode_utf8().ok()?;
@@ -106,7 +106,7 @@ mod tests {
             let shared = names(&a).iter().any(|name| names(&b).contains(name));
             prop_assert_eq!(shared, a == b);
             let keys = Keys::of(&LockKey::new(&a).unwrap());
-            for name in [keys.lock().to_owned(), keys.beside("f"), keys.beside("q")] {
+            for name in [keys.lock().to_owned(), keys.beside("f")] {
                 let key = Keys::key_of(&name).unwrap();
                 prop_assert_eq!(key.as_str(), &a);
             }

@@ -152,7 +152,7 @@ impl Seen {
 fn exclusive(value: &str) -> Option<HolderInfo> {
     let mut parts = value.splitn(4, '|');
     let (id, granted, begun, label) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    id.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(())?;
+    (!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(())?;
     let mut holder = HolderInfo::new(HolderId::from_store(id));
     holder.mode = Some(Mode::Exclusive);
     holder.token = Some(FencingToken(granted.parse().ok()?));

@@ -193,3 +193,42 @@ async fn a_wait_that_ends_in_an_outage_says_so() {
     let error = wait.await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
 }
+
+#[tokio::test]
+async fn a_fence_that_is_none_ends_no_lease_and_grants_none() {
+    let server = RedisServer::start();
+    let locks = client(&server).await;
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    for garbage in [&["SET", "{k}:f", "no fence"], &["RPUSH", "{k}:f", "no fence"]] {
+        let guard = locks.lock("k").ttl(Duration::from_millis(600)).acquire().await.unwrap();
+        let () = raw.del("{k}:f").unwrap();
+        let () = redis::cmd(garbage[0]).arg(&garbage[1..]).query(&mut raw).unwrap();
+        let refused = locks.lock("k").wait_at_most(Duration::from_secs(1)).acquire().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Corrupt);
+        assert!(!raw.exists::<_, bool>(&["{k}:q", "{k}:w"]).unwrap());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        guard.check().unwrap();
+        guard.release().await.unwrap();
+        assert!(!raw.exists::<_, bool>("k").unwrap());
+        assert_eq!(raw.del::<_, u64>("{k}:f").unwrap(), 1, "it was removed");
+    }
+}
+
+#[tokio::test]
+async fn all_of_a_crowd_that_come_at_once_get_their_places() {
+    let server = RedisServer::start();
+    let locks = client(&server).await;
+    let guard = locks.lock("k").ttl(Duration::from_secs(60)).acquire().await.unwrap();
+    let waiting: Vec<_> = (0..40).map(|_| tokio::spawn(locks.lock("k").acquire())).collect();
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    while raw.llen::<_, u64>("{k}:q").unwrap() < 40 {
+        tokio::task::yield_now().await;
+    }
+    let commands: String = redis::cmd("INFO").arg("commandstats").query(&mut raw).unwrap();
+    // The script for one operation would look whether this one was withdrawn, and the other take the place back.
+    assert!(!commands.contains("cmdstat_exists") && !commands.contains("cmdstat_rpop"), "{commands}");
+    guard.release().await.unwrap();
+    for waiting in waiting {
+        waiting.await.unwrap().unwrap().release().await.unwrap();
+    }
+}

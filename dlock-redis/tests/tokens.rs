@@ -72,3 +72,20 @@ async fn the_token_is_known_for_five_seconds_whatever_becomes_of_the_lock() {
     assert!((5_000..=5_500).contains(&left), "the fence ends in {left} ms");
     assert_eq!(raw.get::<_, u64>("{short}:f").unwrap(), short.token().0);
 }
+
+#[tokio::test]
+async fn a_token_that_was_counted_outlives_a_lock_that_was_renewed() {
+    let server = RedisServer::start();
+    let (locks, mut raw) = client(&server).await;
+    let guard = take(&locks).await;
+    let last = ahead(&guard);
+    guard.release().await.unwrap();
+    let () = redis::cmd("SET").arg("{k}:f").arg(last).arg("PX").arg(5_000).query(&mut raw).unwrap();
+    let guard = locks.lock("k").ttl(Duration::from_secs(1)).acquire().await.unwrap();
+    let () = raw.del("{k}:f").unwrap();
+    while raw.pttl::<_, i64>("{k}:f").unwrap() < 5_000 {
+        guard.check().unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(guard.token().0, last + 1);
+}

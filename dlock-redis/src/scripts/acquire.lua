@@ -7,6 +7,7 @@ if redis.call('EXISTS', KEYS[6]) == 1 then
   return {'withdrawn'}
 end
 local value, owner, holders, count = settle()
+if is_corrupt then corrupt('fence') end
 
 if owner and owner.id == id then
   keep(KEYS[1], ttl)
@@ -28,12 +29,11 @@ local function waiting(w)
   w.alive = math.max(w.alive, now + patience * 1000)
   w.sent, w.channel = sent, channel
   write_waiter(id, w)
-  if not packed then redis.call('RPUSH', KEYS[4], id) end
+  local place = packed and redis.call('LPOS', KEYS[4], id) or redis.call('RPUSH', KEYS[4], id) - 1
   keep(KEYS[4], patience + IDLE)
   keep(KEYS[5], patience + IDLE)
   write_fence(patience + IDLE)
   -- The one before may be granted without knowing, and so end when it counts as gone.
-  local place = redis.call('LPOS', KEYS[4], id)
   local before = place > 0 and redis.call('HGET', KEYS[5], redis.call('LINDEX', KEYS[4], place - 1))
   local left = before and text(math.max(0, read_waiter(before).alive - now)) or ''
   return {'waiting', left, describe(value, holders)}

@@ -12,8 +12,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 -- For so long a token is kept at least, by the lock or the fence: a clock that is set back by less turns no token back.
 local IDLE = 5000
--- The largest token that is known; `look` reads it.
-local last = 0
+-- The largest token that is known, and whether the fence is something else; `look` finds out.
+local last, is_corrupt = 0, false
 
 local function text(number)
   return string.format('%.0f', number)
@@ -82,9 +82,11 @@ local MARKER = {s = '~shared', p = '~permit'}
 -- Who holds: the lock's value, the exclusive holder if that is one of ours, and the holders of a shared or permit lock with
 -- those whose time is over taken out.
 local function look(change)
-  local fence = redis.call('GET', KEYS[2])
+  local fence = redis.pcall('GET', KEYS[2])
   if fence then
-    last = math.max(last, tonumber(string.match(fence, '^(%d+)|?w?$')) or corrupt('fence'))
+    if type(fence) == 'table' and not string.find(fence.err, 'WRONGTYPE') then error(fence) end
+    local token = type(fence) == 'string' and (string.match(fence, '^(%d+)$') or string.match(fence, '^(%d+)|w$'))
+    last, is_corrupt = math.max(last, token and tonumber(token) or 0), not token
   end
   local value = redis.call('GET', KEYS[1])
   local owner = value and read_lock(value)
@@ -137,7 +139,7 @@ end
 -- Takes out what is over, and grants to the head of the queue while modes allow.
 local function settle()
   local value, owner, holders, count = look(true)
-  while true do
+  while not is_corrupt do
     local id = redis.call('LINDEX', KEYS[4], 0)
     if not id then break end
     local packed = redis.call('HGET', KEYS[5], id)
@@ -149,7 +151,7 @@ local function settle()
       redis.call('LPOP', KEYS[4])
       redis.call('HDEL', KEYS[5], id)
       -- The waiter believes in no more than what keeps its place.
-      local token, floor = grant(id, w.mode, w.limit, w.ttl, w.alive, w.label)
+      local token, floor = grant(id, w.mode, w.limit, w.ttl, math.min(w.alive, now + w.ttl * 1000), w.label)
       -- It is held, whether it hears of it or finds out by itself.
       redis.pcall('PUBLISH', w.channel, table.concat({id, w.sent, token, floor}, ' '))
       value = redis.call('GET', KEYS[1])
@@ -176,7 +178,7 @@ local function remove(id)
   else
     removed = forget_waiter(id)
   end
-  if not settle() then
+  if not settle() and not is_corrupt then
     if last > 0 then
       redis.call('SET', KEYS[2], text(last), 'PX', text(IDLE))
     else

@@ -1,17 +1,18 @@
 -- ARGV: a cursor, and what the names of the locks begin with. Replies the next cursor, and of some keys those that are a
--- lock, or the fence or queue of one. It looks at each value here, since an application may have many keys of other kinds.
+-- lock, or the fence of one, which is there while there is a queue. It looks at values here, since an application may have many
+-- other keys.
 local prefix = ARGV[2]
-local page = redis.call('SCAN', ARGV[1], 'COUNT', '500')
+local page = redis.call('SCAN', ARGV[1], 'COUNT', '500', 'TYPE', 'string')
 local found = {}
 for _, name in ipairs(page[2]) do
   if string.sub(name, 1, 1) == '{' then
-    if string.sub(name, 2, #prefix + 1) == prefix and string.match(name, '}:[fq]$') then
+    if string.sub(name, 2, #prefix + 1) == prefix and string.sub(name, -3) == '}:f' then
       found[#found + 1] = name
     end
   elseif string.sub(name, 1, #prefix) == prefix then
-    -- Far enough for an id and a token. A key of another kind, or of another user, is no lock.
-    local start = redis.pcall('GETRANGE', name, '0', '63')
-    if type(start) == 'string' and (string.match(start, '^%x+|%d+|') or start == '~shared' or start == '~permit') then
+    -- Far enough for an id, a token and a moment. What this user may not read is no lock of its own.
+    local start = redis.pcall('GETRANGE', name, '0', '95')
+    if type(start) == 'string' and (string.match(start, '^%x+|%d+|%d+|') or start == '~shared' or start == '~permit') then
       found[#found + 1] = name
     end
   end

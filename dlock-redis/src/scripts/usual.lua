@@ -15,6 +15,9 @@ local function clock()
 end
 
 local function rare()
+  -- Locks whose fence this script has marked.
+  local marked = {}
+
   local function millis(moment)
     return tonumber(sub(moment, 1, 13))
   end
@@ -26,18 +29,18 @@ local function rare()
     local head = call('LINDEX', queue, '0')
     if not head then
       call('DEL', key)
-      call('SET', stem .. 'f', token, 'PX', '5000')
+      try('SET', stem .. 'f', token, 'PX', '5000')
       return 1
     end
     local packed = call('HGET', waiters, head)
-    local alive, sent, channel, label = match(packed or '', '^(%d+)|x|%d+|%d+|%d+|(%d+)|([^|]*)|(.*)$')
+    local alive, ttl, sent, channel, label = match(packed or '', '^(%d+)|x|%d+|(%d+)|%d+|(%d+)|([^|]*)|(.*)$')
     if not (alive and #alive == #now and alive > now and #token == #now and token < now) then return false end
     -- It holds now, and believes in no more than what keeps its place.
-    local px = millis(alive) - millis(now) + 1
+    local px = math.min(millis(alive) - millis(now) + 1, tonumber(ttl))
     call('LPOP', queue)
     call('HDEL', waiters, head)
     call('SET', key, head .. '|' .. now .. '|' .. now .. '|' .. label, 'PX', px)
-    if px < 5000 then call('SET', stem .. 'f', now .. '|w', 'KEEPTTL') end
+    if px < 5000 then try('SET', stem .. 'f', now .. '|w', 'KEEPTTL') end
     -- It is held, whether it hears of it or finds out by itself.
     try('PUBLISH', channel, head .. ' ' .. sent .. ' ' .. now .. ' ' .. now)
     return 1
@@ -45,18 +48,24 @@ local function rare()
 
   -- Replies who holds, after it made this the last in line if it asks for that.
   local function stand_behind(key, value, fence, id, ttl, patience, asks, sent, channel, label)
-    local holder, token = match(value, '^(%x+)|(%d+)|')
+    local holder, token = match(value, '^(%x+)|(%d+)|%d+|')
     local long = tonumber(patience) or 0
     if not holder or holder == id or long < 1 or (tonumber(ttl) or 0) < 1 then return false end
     if asks == 'once' then return {'held', value, call('PTTL', key), fence, {}} end
+    local flagged = marked[key] or fence and sub(fence, -2) == '|w'
+    if not flagged and fence and not (#fence == #token and fence <= token) then return false end
     local stem = '{' .. key .. '}:'
     local queue, waiters, at = stem .. 'q', stem .. 'w', millis(now)
     local alive = string.format('%d', at + long) .. sub(now, 14)
     local packed = table.concat({alive, 'x|0', ttl, now, sent, channel, label}, '|')
     if call('HSETNX', waiters, id, packed) == 0 then return false end
-    local place, flagged = try('RPUSH', queue, id), fence and sub(fence, -2) == '|w'
+    local place, set = try('RPUSH', queue, id), nil
     local fits = type(place) == 'number' and place <= 512
-    if not fits or not flagged and not call('SET', stem .. 'f', token .. '|w', 'KEEPTTL', fence and 'XX' or 'NX') then
+    if fits and not flagged then
+      set = try('SET', stem .. 'f', token .. '|w', 'KEEPTTL', fence and 'XX' or 'NX')
+      marked[key] = set and set.ok
+    end
+    if not fits or not flagged and not marked[key] then
       if type(place) == 'number' then call('RPOP', queue) end
       call('HDEL', waiters, id)
       return false
@@ -89,7 +98,8 @@ if releases > 0 then
     local key = keys[i]
     names[2 * i - 1], names[2 * i] = key, '{' .. key .. '}:f'
   end
-  local values, tokens, quiet, waited_for = call('MGET', unpack(names)), {}, {}, nil
+  -- What one may not touch is that one's own trouble.
+  local values, tokens, quiet, waited_for = try('MGET', unpack(names)), {}, {}, nil
   for i = 1, releases do
     local value, fence, id, reply = values[2 * i - 1], values[2 * i], args[i + 1], false
     local token = value and sub(value, 1, #id) == id and match(value, '^|(%d+)|', #id + 1)
