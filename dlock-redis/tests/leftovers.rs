@@ -7,7 +7,7 @@ use dlock_fixtures::RedisServer;
 use dlock_redis::RedisBackend;
 use redis::Commands;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 async fn client(server: &RedisServer) -> Locks {
     let backend = RedisBackend::connect(&server.url().parse().unwrap()).await.unwrap();
@@ -195,7 +195,7 @@ async fn a_wait_that_ends_in_an_outage_says_so() {
 }
 
 #[tokio::test]
-async fn a_fence_that_is_none_ends_no_lease_and_grants_none() {
+async fn a_fence_that_is_none_ends_no_lease_and_stays_as_it_is() {
     let server = RedisServer::start();
     let locks = client(&server).await;
     let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
@@ -210,7 +210,12 @@ async fn a_fence_that_is_none_ends_no_lease_and_grants_none() {
         guard.check().unwrap();
         guard.release().await.unwrap();
         assert!(!raw.exists::<_, bool>("k").unwrap());
-        assert_eq!(raw.del::<_, u64>("{k}:f").unwrap(), 1, "it was removed");
+        let dumped = |raw: &mut redis::Connection| redis::cmd("DUMP").arg("{k}:f").query::<Vec<u8>>(raw).unwrap();
+        let left = dumped(&mut raw);
+        let () = redis::cmd(garbage[0]).arg("other").arg(&garbage[2..]).query(&mut raw).unwrap();
+        let () = raw.rename("other", "{k}:f").unwrap();
+        assert_eq!(left, dumped(&mut raw));
+        let () = raw.del("{k}:f").unwrap();
     }
 }
 
@@ -221,7 +226,9 @@ async fn all_of_a_crowd_that_come_at_once_get_their_places() {
     let guard = locks.lock("k").ttl(Duration::from_secs(60)).acquire().await.unwrap();
     let waiting: Vec<_> = (0..40).map(|_| tokio::spawn(locks.lock("k").acquire())).collect();
     let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
     while raw.llen::<_, u64>("{k}:q").unwrap() < 40 {
+        assert!(Instant::now() < end, "not all came into the queue");
         tokio::task::yield_now().await;
     }
     let commands: String = redis::cmd("INFO").arg("commandstats").query(&mut raw).unwrap();
@@ -231,4 +238,67 @@ async fn all_of_a_crowd_that_come_at_once_get_their_places() {
     for waiting in waiting {
         waiting.await.unwrap().unwrap().release().await.unwrap();
     }
+}
+
+/// A dead waiter that counts as alive for an hour, as after the clock was set back.
+#[tokio::test]
+async fn who_is_granted_a_lock_has_it_for_no_longer_than_its_ttl() {
+    let server = RedisServer::start();
+    let locks = client(&server).await;
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    // Passed on by the script for the usual cases, and by that for any.
+    for shared in [false, true] {
+        let first = if shared { locks.lock("k").shared() } else { locks.lock("k") };
+        let first = first.acquire().await.unwrap();
+        let waiting = tokio::spawn(locks.lock("k").ttl(Duration::from_secs(20)).acquire());
+        let id = loop {
+            let info = locks.inspect("k").await.unwrap();
+            if let Some(waiter) = info.waiters.unwrap().first() {
+                break waiter.id.to_string();
+            }
+        };
+        let packed: String = raw.hget("{k}:w", &id).unwrap();
+        let (alive, rest) = packed.split_once('|').unwrap();
+        let later = alive.parse::<u64>().unwrap() + 3_600_000_000;
+        let () = raw.hset("{k}:w", &id, format!("{later}|{rest}")).unwrap();
+        first.release().await.unwrap();
+        assert!((15_000..=20_000).contains(&raw.pttl::<_, i64>("k").unwrap()));
+        waiting.await.unwrap().unwrap().release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_fence_outlasts_the_queue() {
+    let server = RedisServer::start();
+    let locks = client(&server).await;
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let _guard = locks.lock("k").ttl(Duration::from_secs(60)).acquire().await.unwrap();
+    let token: String = raw.get::<_, String>("k").unwrap().split('|').nth(1).unwrap().to_owned();
+    // From a queue that was there before.
+    let () = redis::cmd("SET").arg("{k}:f").arg(format!("{token}|w")).arg("PX").arg(21_000).query(&mut raw).unwrap();
+    let waiting = tokio::spawn(locks.lock("k").ttl(Duration::from_secs(60)).acquire());
+    while locks.inspect("k").await.unwrap().waiters.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let (fence, queue): (i64, i64) = (raw.pttl("{k}:f").unwrap(), raw.pttl("{k}:q").unwrap());
+    assert!(fence >= queue, "the fence ends in {fence} ms, the queue in {queue} ms");
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn a_server_without_memory_lets_locks_be_kept_and_given_up() {
+    let server = RedisServer::start();
+    let locks = client(&server).await;
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let ttl = Duration::from_secs(1);
+    let exclusive = locks.lock("k").ttl(ttl).acquire().await.unwrap();
+    let shared = locks.lock("s").shared().ttl(ttl).acquire().await.unwrap();
+    let () = raw.del("{k}:f").unwrap();
+    let () = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query(&mut raw).unwrap();
+    tokio::time::sleep(ttl * 2).await;
+    assert_eq!(locks.lock("other").acquire().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let token = exclusive.token();
+    exclusive.release().await.unwrap();
+    shared.release().await.unwrap();
+    assert_eq!(raw.get::<_, String>("{k}:f").unwrap(), token.to_string());
 }

@@ -28,6 +28,7 @@ async fn locks_are_found_among_other_keys() {
     let () = raw.set(b"jobs/\xff".as_slice(), "no text").unwrap();
     let () = raw.set("jobs/empty", "").unwrap();
     let () = raw.set("jobs/foreign", "another client's").unwrap();
+    let () = raw.set("jobs/bars", "ab|1|rest").unwrap();
     let () = raw.rpush("jobs/list", "a").unwrap();
     let () = raw.hset("jobs/hash", "0123456789abcdef|1|1|a", "1").unwrap();
     let () = raw.set("{jobs/braces}", "no lock").unwrap();
@@ -63,5 +64,5 @@ async fn locks_are_found_among_other_keys() {
     user.arg(&["SETUSER", "mine", "on", ">secret", "~jobs/p*", "~{jobs/p*", "&dlock:*", "+@all"]);
     let () = user.query(&mut raw).unwrap();
     let mine = connect(&format!("redis://mine:secret@127.0.0.1:{}", server.port())).await;
-    assert_eq!(names(&mine, "jobs/p").await, ["jobs/permit"]);
+    assert_eq!(names(&mine, "jobs/").await, ["jobs/permit"]);
 }

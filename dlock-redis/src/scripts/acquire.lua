@@ -7,10 +7,11 @@ if redis.call('EXISTS', KEYS[6]) == 1 then
   return {'withdrawn'}
 end
 local value, owner, holders, count = settle()
-if is_corrupt then corrupt('fence') end
+if is_corrupt then corrupt('fence or holder') end
 
 if owner and owner.id == id then
   keep(KEYS[1], ttl)
+  remember_counted(ttl)
   return owner.token
 end
 if holders[id] then
@@ -35,7 +36,8 @@ local function waiting(w)
   write_fence(patience + IDLE)
   -- The one before may be granted without knowing, and so end when it counts as gone.
   local before = place > 0 and redis.call('HGET', KEYS[5], redis.call('LINDEX', KEYS[4], place - 1))
-  local left = before and text(math.max(0, read_waiter(before).alive - now)) or ''
+  before = before and string.match(before, '^(%d+)|')
+  local left = before and text(math.max(0, before - now)) or ''
   return {'waiting', left, describe(value, holders)}
 end
 if packed then

@@ -12,7 +12,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 -- For so long a token is kept at least, by the lock or the fence: a clock that is set back by less turns no token back.
 local IDLE = 5000
--- The largest token that is known, and whether the fence is something else; `look` finds out.
+-- The largest token that is known, and whether the fence or a holder is something else; `look` finds out.
 local last, is_corrupt = 0, false
 
 local function text(number)
@@ -39,8 +39,7 @@ end
 
 local function read_holder(packed)
   local e, t, f, ttl, s, m, n, l = string.match(packed, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([sp])|(%d+)|(.*)$')
-  if not e then corrupt('holder') end
-  return {expires = tonumber(e), token = t, floor = f, ttl = tonumber(ttl), since = s, mode = m, limit = n, label = l}
+  return e and {expires = tonumber(e), token = t, floor = f, ttl = tonumber(ttl), since = s, mode = m, limit = n, label = l}
 end
 
 local function write_holder(id, h)
@@ -72,6 +71,11 @@ local function write_fence(least)
   keep(KEYS[2], least)
 end
 
+-- By the clock, which was set back, the next token would not be larger than the holder's.
+local function remember_counted(ttl)
+  if last > now and not is_corrupt then pcall(write_fence, ttl + IDLE) end
+end
+
 local function forget_waiter(id)
   redis.call('LREM', KEYS[4], 1, id)
   return redis.call('HDEL', KEYS[5], id) == 1
@@ -86,7 +90,9 @@ local function look(change)
   if fence then
     if type(fence) == 'table' and not string.find(fence.err, 'WRONGTYPE') then error(fence) end
     local token = type(fence) == 'string' and (string.match(fence, '^(%d+)$') or string.match(fence, '^(%d+)|w$'))
-    last, is_corrupt = math.max(last, token and tonumber(token) or 0), not token
+    -- Numbers are exact to 2^53.
+    is_corrupt = not token or #token > 16
+    if not is_corrupt then last = math.max(last, tonumber(token)) end
   end
   local value = redis.call('GET', KEYS[1])
   local owner = value and read_lock(value)
@@ -96,7 +102,9 @@ local function look(change)
     local flat = redis.call('HGETALL', KEYS[3])
     for i = 1, #flat, 2 do
       local h = read_holder(flat[i + 1])
-      if h.expires > now then
+      if not h then
+        is_corrupt, count = true, count + 1
+      elseif h.expires > now then
         holders[flat[i]] = h
         count = count + 1
         last = math.max(last, tonumber(h.token))
@@ -178,7 +186,9 @@ local function remove(id)
   else
     removed = forget_waiter(id)
   end
-  if not settle() and not is_corrupt then
+  -- What is wrong with the queue the next one is told who wants the lock.
+  local settled, still = pcall(settle)
+  if settled and not still and not is_corrupt then
     if last > 0 then
       redis.call('SET', KEYS[2], text(last), 'PX', text(IDLE))
     else

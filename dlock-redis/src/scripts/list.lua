@@ -6,7 +6,8 @@ local page = redis.call('SCAN', ARGV[1], 'COUNT', '500', 'TYPE', 'string')
 local found = {}
 for _, name in ipairs(page[2]) do
   if string.sub(name, 1, 1) == '{' then
-    if string.sub(name, 2, #prefix + 1) == prefix and string.sub(name, -3) == '}:f' then
+    local is_ours = string.sub(name, 2, #prefix + 1) == prefix and string.sub(name, -3) == '}:f'
+    if is_ours and type(redis.pcall('GETRANGE', name, '0', '0')) == 'string' then
       found[#found + 1] = name
     end
   elseif string.sub(name, 1, #prefix) == prefix then

@@ -14,6 +14,11 @@ local function clock()
   now = time[1] .. sub('00000' .. time[2], -6)
 end
 
+-- May somebody be in the queue of the lock whose holder has this token?
+local function is_flagged(fence, token)
+  return fence and #fence == #token + 2 and sub(fence, -2) == '|w'
+end
+
 local function rare()
   -- Locks whose fence this script has marked.
   local marked = {}
@@ -52,7 +57,7 @@ local function rare()
     local long = tonumber(patience) or 0
     if not holder or holder == id or long < 1 or (tonumber(ttl) or 0) < 1 then return false end
     if asks == 'once' then return {'held', value, call('PTTL', key), fence, {}} end
-    local flagged = marked[key] or fence and sub(fence, -2) == '|w'
+    local flagged = marked[key] or is_flagged(fence, token)
     if not flagged and fence and not (#fence == #token and fence <= token) then return false end
     local stem = '{' .. key .. '}:'
     local queue, waiters, at = stem .. 'q', stem .. 'w', millis(now)
@@ -103,9 +108,9 @@ if releases > 0 then
   for i = 1, releases do
     local value, fence, id, reply = values[2 * i - 1], values[2 * i], args[i + 1], false
     local token = value and sub(value, 1, #id) == id and match(value, '^|(%d+)|', #id + 1)
-    if token and (not fence or #fence == #token) then
+    if token and (not fence or #fence == #token and fence <= token) then
       quiet[#quiet + 1], tokens[i], reply = keys[i], token, 1
-    elseif token and sub(fence, -2) == '|w' then
+    elseif token and is_flagged(fence, token) then
       -- By its key, or a release that is asked for twice would pass it on twice.
       waited_for = waited_for or {}
       waited_for[keys[i]] = waited_for[keys[i]] or {i, token}
