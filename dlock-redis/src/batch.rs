@@ -103,7 +103,7 @@ impl Batches {
             let command = self.command(&[&ask]);
             return Either::Left(async move {
                 let _flight = flight;
-                Ok(self.send(manager, command, 1).await?.into_iter().next().unwrap_or(Value::Nil))
+                Ok(self.send(manager, command, 1, true).await?.into_iter().next().unwrap_or(Value::Nil))
             });
         }
         let (reply, told) = oneshot::channel();
@@ -130,13 +130,19 @@ impl Batches {
         state.waiting.len() == 1
     }
 
-    /// Sends so many calls as one. Replies one for each.
-    async fn send(&self, mut manager: ConnectionManager, command: Cmd, calls: usize) -> RedisResult<Vec<Value>> {
+    /// Sends so many calls as one. Replies one for each. Is it the caller itself that sends it, who has not given up then?
+    async fn send(
+        &self,
+        mut manager: ConnectionManager,
+        command: Cmd,
+        calls: usize,
+        by_caller: bool,
+    ) -> RedisResult<Vec<Value>> {
         let mut reply = command.query_async(&mut manager).await;
         if reply.as_ref().is_err_and(is_unknown_script) {
             Box::pin(self.script.load_async(&mut manager)).await?;
-            // Of many some may have given up, for whom nothing must be sent again (rule R3).
-            if calls > 1 {
+            // For who may have given up nothing must be sent again (rule R3).
+            if !by_caller {
                 return Ok(vec![Value::Nil; calls]);
             }
             reply = command.query_async(&mut manager).await;
@@ -193,7 +199,7 @@ impl Ask {
     }
 }
 
-/// Who is to send those who wait. Dropped, as by a runtime that ends, it sends none.
+/// Who is to send those who wait. Dropped, as by a runtime that ends, it sends none: each is for its own script.
 struct Boarding(Option<Arc<Batches>>);
 
 impl Boarding {
@@ -244,7 +250,7 @@ async fn together(batches: &Batches, manager: ConnectionManager, calls: Vec<Wait
     let asks: Vec<&Ask> = calls.iter().map(|one| &one.ask).collect();
     let give_up = calls.iter().map(|one| one.give_up).max().unwrap_or(Moment::MAX);
     let command = batches.command(&asks);
-    let answer = batches.clock.timeout_at(give_up, batches.send(manager, command, calls.len())).await;
+    let answer = batches.clock.timeout_at(give_up, batches.send(manager, command, calls.len(), false)).await;
     match answer.unwrap_or_else(|| Err(no_answer())) {
         Ok(replies) => {
             for (one, reply) in calls.into_iter().zip(replies) {

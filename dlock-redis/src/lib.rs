@@ -9,10 +9,11 @@
 //!   by, redis-py's `Lock` and `SET key value NX PX` on the same key. For shared and permit locks it is a marker. Braces and `%`
 //!   in a lock's name are percent-escaped.
 //! - Beside it stand, where they are needed, `{key}:f` (fence: the last token), `{key}:h` (holders), `{key}:q` and `{key}:w`
-//!   (queue), all with a TTL. A lock of more than five seconds that nobody waits for is one key.
+//!   (queue), `{key}:g:<id>` (an acquisition that was withdrawn), all with a TTL. A lock of more than five seconds that nobody waits for is one key.
 //! - Tokens are microseconds of the server's clock, or the last token and one: they grow over `FLUSHALL` and over a restart
 //!   without persistence, as long as that clock does not go back. Set back by less than five seconds in all it turns no token back, unless
 //!   somebody else deletes a lock's keys.
+//! - A server that has no more memory (`maxmemory` with `noeviction`) grants nothing new; what is held is renewed, passed on and released.
 //! - A user needs the keys of its locks and what stands beside them (`~billing/* ~{billing/*` with the prefix `billing`), the
 //!   channels `&dlock:*`, and the commands `+@scripting +@read +@write +@fast +@pubsub +@connection +scan`.
 //! - Without a prefix the lock `user:42` is the key `user:42`, where an application may have data: then it is refused as

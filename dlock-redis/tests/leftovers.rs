@@ -302,3 +302,47 @@ async fn a_server_without_memory_lets_locks_be_kept_and_given_up() {
     shared.release().await.unwrap();
     assert_eq!(raw.get::<_, String>("{k}:f").unwrap(), token.to_string());
 }
+
+#[tokio::test]
+async fn a_holder_that_is_none_ends_no_other_lease_and_is_gone_with_the_lock() {
+    let server = RedisServer::start();
+    let locks = client(&server).await;
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let shared = || locks.lock("k").shared().ttl(Duration::from_millis(600));
+    let guard = shared().acquire().await.unwrap();
+    let () = raw.hset("{k}:h", "somebody", "no holder").unwrap();
+    assert_eq!(shared().acquire().await.unwrap_err().kind(), ErrorKind::Corrupt);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    guard.check().unwrap();
+    guard.release().await.unwrap();
+    // Nobody renews what is left: the lock ends, and the next one begins anew.
+    while raw.exists::<_, bool>("k").unwrap() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (one, two) = tokio::join!(shared().acquire(), shared().acquire());
+    assert!(one.is_ok() && two.is_ok());
+}
+
+#[tokio::test]
+async fn a_queue_that_is_none_keeps_no_holder_from_leaving() {
+    let server = RedisServer::start();
+    let locks = client(&server).await;
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let guard = locks.lock("k").acquire().await.unwrap();
+    let token = guard.token();
+    let () = raw.rpush("{k}:q", "somebody").unwrap();
+    let () = raw.hset("{k}:w", "somebody", "no waiter").unwrap();
+    let () = raw.set("{k}:f", format!("{token}|w")).unwrap();
+    guard.release().await.unwrap();
+    assert!(!raw.exists::<_, bool>("k").unwrap());
+    assert_eq!(raw.get::<_, String>("{k}:f").unwrap(), format!("{token}|w"));
+    assert_eq!(locks.lock("k").acquire().await.unwrap_err().kind(), ErrorKind::Corrupt);
+
+    // Nor is a withdrawal forgotten for it.
+    let request = dlock_core::Request::new(dlock_core::LockKey::new("k").unwrap());
+    let backend = RedisBackend::connect(&server.url().parse().unwrap()).await.unwrap();
+    let () = redis::cmd("DEL").arg(&["{k}:q", "{k}:w"]).query(&mut raw).unwrap();
+    let () = raw.set("{k}:q", "no queue").unwrap();
+    let _ = dlock_core::LockBackend::withdraw(&backend, &request).await;
+    assert!(raw.exists::<_, bool>(format!("{{k}}:g:{}", request.holder())).unwrap());
+}

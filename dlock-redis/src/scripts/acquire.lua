@@ -7,7 +7,7 @@ if redis.call('EXISTS', KEYS[6]) == 1 then
   return {'withdrawn'}
 end
 local value, owner, holders, count = settle()
-if is_corrupt then corrupt('fence or holder') end
+if is_bad_fence or is_bad_holder then corrupt('fence or holder') end
 
 if owner and owner.id == id then
   keep(KEYS[1], ttl)
@@ -15,13 +15,8 @@ if owner and owner.id == id then
   return owner.token
 end
 if holders[id] then
-  local h = holders[id]
-  h.expires = math.max(h.expires, now + ttl * 1000)
-  write_holder(id, h)
-  keep(KEYS[1], ttl)
-  keep(KEYS[2], ttl + IDLE)
-  keep(KEYS[3], ttl + IDLE)
-  return {'granted', h.token, h.floor}
+  extend(id, holders[id], ttl)
+  return {'granted', holders[id].token, holders[id].floor}
 end
 
 local head = redis.call('LINDEX', KEYS[4], 0)

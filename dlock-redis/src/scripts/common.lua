@@ -12,8 +12,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 -- For so long a token is kept at least, by the lock or the fence: a clock that is set back by less turns no token back.
 local IDLE = 5000
--- The largest token that is known, and whether the fence or a holder is something else; `look` finds out.
-local last, is_corrupt = 0, false
+-- What `look` finds out: the largest token that is known, and whether the fence or a holder is something else.
+local last, is_bad_fence, is_bad_holder = 0, false, false
 
 local function text(number)
   return string.format('%.0f', number)
@@ -31,15 +31,21 @@ local function milliseconds(value)
   return number
 end
 
+-- A token as a number, which is exact to 2^53.
+local function number(token)
+  local value = tonumber(token)
+  return value and value < 9007199254740992 and value
+end
+
 -- Its exclusive holder, if that is one of ours.
 local function read_lock(value)
   local id, token, since, label = string.match(value, '^(%x+)|(%d+)|(%d+)|(.*)$')
-  return id and {id = id, token = token, since = since, label = label}
+  return number(token) and {id = id, token = token, since = since, label = label}
 end
 
 local function read_holder(packed)
   local e, t, f, ttl, s, m, n, l = string.match(packed, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([sp])|(%d+)|(.*)$')
-  return e and {expires = tonumber(e), token = t, floor = f, ttl = tonumber(ttl), since = s, mode = m, limit = n, label = l}
+  return number(t) and {expires = tonumber(e), token = t, floor = f, ttl = tonumber(ttl), since = s, mode = m, limit = n, label = l}
 end
 
 local function write_holder(id, h)
@@ -73,7 +79,17 @@ end
 
 -- By the clock, which was set back, the next token would not be larger than the holder's.
 local function remember_counted(ttl)
-  if last > now and not is_corrupt then pcall(write_fence, ttl + IDLE) end
+  if last > now and not is_bad_fence then pcall(write_fence, ttl + IDLE) end
+end
+
+local function extend(id, h, ttl)
+  -- The first change of a script is what the server may refuse for lack of memory: this one needs none.
+  redis.call('HDEL', KEYS[3], id)
+  h.expires = math.max(h.expires, now + ttl * 1000)
+  write_holder(id, h)
+  keep(KEYS[1], ttl)
+  if not is_bad_fence then keep(KEYS[2], ttl + IDLE) end
+  keep(KEYS[3], ttl + IDLE)
 end
 
 local function forget_waiter(id)
@@ -86,13 +102,12 @@ local MARKER = {s = '~shared', p = '~permit'}
 -- Who holds: the lock's value, the exclusive holder if that is one of ours, and the holders of a shared or permit lock with
 -- those whose time is over taken out.
 local function look(change)
+  is_bad_fence, is_bad_holder = false, false
   local fence = redis.pcall('GET', KEYS[2])
   if fence then
     if type(fence) == 'table' and not string.find(fence.err, 'WRONGTYPE') then error(fence) end
-    local token = type(fence) == 'string' and (string.match(fence, '^(%d+)$') or string.match(fence, '^(%d+)|w$'))
-    -- Numbers are exact to 2^53.
-    is_corrupt = not token or #token > 16
-    if not is_corrupt then last = math.max(last, tonumber(token)) end
+    local token = type(fence) == 'string' and number(string.match(fence, '^(%d+)$') or string.match(fence, '^(%d+)|w$'))
+    if token then last = math.max(last, token) else is_bad_fence = true end
   end
   local value = redis.call('GET', KEYS[1])
   local owner = value and read_lock(value)
@@ -103,7 +118,7 @@ local function look(change)
     for i = 1, #flat, 2 do
       local h = read_holder(flat[i + 1])
       if not h then
-        is_corrupt, count = true, count + 1
+        is_bad_holder, count = true, count + 1
       elseif h.expires > now then
         holders[flat[i]] = h
         count = count + 1
@@ -134,6 +149,8 @@ local function grant(id, mode, limit, ttl, expires, label)
     redis.call('SET', KEYS[1], table.concat({id, token, text(now), label}, '|'), 'PX', text(px))
   else
     floor = text(last - 1)
+    -- What is left of holders whose lock is gone.
+    if redis.call('EXISTS', KEYS[1]) == 0 and redis.call('EXISTS', KEYS[3]) == 1 then redis.call('DEL', KEYS[3]) end
     write_holder(id, {expires = expires, token = token, floor = floor, ttl = ttl, since = text(now), mode = mode,
       limit = limit, label = label})
     px = math.max(px, redis.call('PTTL', KEYS[1]))
@@ -147,7 +164,7 @@ end
 -- Takes out what is over, and grants to the head of the queue while modes allow.
 local function settle()
   local value, owner, holders, count = look(true)
-  while not is_corrupt do
+  while not is_bad_fence and not is_bad_holder do
     local id = redis.call('LINDEX', KEYS[4], 0)
     if not id then break end
     local packed = redis.call('HGET', KEYS[5], id)
@@ -186,14 +203,16 @@ local function remove(id)
   else
     removed = forget_waiter(id)
   end
-  -- What is wrong with the queue the next one is told who wants the lock.
-  local settled, still = pcall(settle)
-  if settled and not still and not is_corrupt then
-    if last > 0 then
-      redis.call('SET', KEYS[2], text(last), 'PX', text(IDLE))
-    else
-      redis.call('DEL', KEYS[2])
-    end
+  -- If nobody holds it now, the fence alone remembers the token. What is wrong with a queue, the next one is told who wants the
+  -- lock.
+  local settled, held = pcall(settle)
+  if is_bad_fence or (settled and held) then return removed end
+  if not settled then
+    write_fence(IDLE)
+  elseif last > 0 then
+    redis.call('SET', KEYS[2], text(last), 'PX', text(IDLE))
+  else
+    redis.call('DEL', KEYS[2])
   end
   return removed
 end

@@ -5,15 +5,13 @@ local prefix = ARGV[2]
 local page = redis.call('SCAN', ARGV[1], 'COUNT', '500', 'TYPE', 'string')
 local found = {}
 for _, name in ipairs(page[2]) do
-  if string.sub(name, 1, 1) == '{' then
-    local is_ours = string.sub(name, 2, #prefix + 1) == prefix and string.sub(name, -3) == '}:f'
-    if is_ours and type(redis.pcall('GETRANGE', name, '0', '0')) == 'string' then
-      found[#found + 1] = name
-    end
-  elseif string.sub(name, 1, #prefix) == prefix then
+  local is_fence = string.sub(name, 1, 1) == '{' and string.sub(name, -3) == '}:f'
+  local first = is_fence and 2 or 1
+  if string.sub(name, first, first + #prefix - 1) == prefix then
     -- Far enough for an id, a token and a moment. What this user may not read is no lock of its own.
     local start = redis.pcall('GETRANGE', name, '0', '95')
-    if type(start) == 'string' and (string.match(start, '^%x+|%d+|%d+|') or start == '~shared' or start == '~permit') then
+    local is_readable = type(start) == 'string'
+    if is_readable and (is_fence or string.match(start, '^%x+|%d+|%d+|') or start == '~shared' or start == '~permit') then
       found[#found + 1] = name
     end
   end

@@ -16,7 +16,8 @@ end
 
 -- May somebody be in the queue of the lock whose holder has this token?
 local function is_flagged(fence, token)
-  return fence and #fence == #token + 2 and sub(fence, -2) == '|w'
+  local last = fence and match(fence, '^(%d+)|w$')
+  return last and #last == #token and last <= token
 end
 
 local function rare()
@@ -56,9 +57,9 @@ local function rare()
     local holder, token = match(value, '^(%x+)|(%d+)|%d+|')
     local long = tonumber(patience) or 0
     if not holder or holder == id or long < 1 or (tonumber(ttl) or 0) < 1 then return false end
-    if asks == 'once' then return {'held', value, call('PTTL', key), fence, {}} end
     local flagged = marked[key] or is_flagged(fence, token)
     if not flagged and fence and not (#fence == #token and fence <= token) then return false end
+    if asks == 'once' then return {'held', value, call('PTTL', key), fence, {}} end
     local stem = '{' .. key .. '}:'
     local queue, waiters, at = stem .. 'q', stem .. 'w', millis(now)
     local alive = string.format('%d', at + long) .. sub(now, 14)
@@ -148,6 +149,7 @@ while from < #keys do
   for i = 1, count do
     local fence, withdrawn, value, reply = values[3 * i - 2], values[3 * i - 1], values[3 * i], false
     local key, id = names[3 * i], args[ids + i]
+    -- A fence of another type looks like none. It is left as it is, and told when the lock is held or shared.
     if is_refused or withdrawn then
       -- For the other script.
     elseif value then
