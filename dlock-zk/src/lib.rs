@@ -38,7 +38,8 @@
 //!
 //! # Other clients
 //! - Curator: `new InterProcessMutex(client, "/dlock/invoices%2F42")`.
-//! - kazoo: `client.Lock("/dlock/invoices%2F42", extra_lock_patterns=["-lock-"])`.
+//! - kazoo: `client.Lock("/dlock/invoices%2F42", extra_lock_patterns=["-lock-"])`. It makes the folder once for each such object, and
+//!   fails with `NoNodeError` if the server has removed it since: make the folder yourself, as a persistent node.
 //! - They take all of our nodes for exclusive ones. Curator's read-write lock does not see ours, but ours sees it.
 
 mod attempt;

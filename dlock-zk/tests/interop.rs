@@ -65,6 +65,8 @@ async fn kazoo_finds_our_lock_held_and_ours_finds_its() {
 async fn kazoo_and_we_take_turns_without_overlap() {
     let server = ZooKeeperServer::start();
     let (locks, raw) = (client(&server).await, raw(&server).await);
+    // kazoo makes the folder once, and a container may go whenever it is empty.
+    raw.mkdir("/dlock/k", &CreateMode::Persistent.with_acls(Acls::anyone_all())).await.unwrap();
     raw.create("/sum", b"0", &CreateMode::Persistent.with_acls(Acls::anyone_all())).await.unwrap();
     let inside = Arc::new(AtomicBool::new(false));
     let foreign = kazoo(
