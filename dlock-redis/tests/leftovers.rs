@@ -14,8 +14,12 @@ async fn client(server: &RedisServer) -> Locks {
     Locks::builder(Arc::new(backend)).op_timeout(Duration::from_secs(2)).build().unwrap()
 }
 
+fn raw(server: &RedisServer) -> redis::Connection {
+    redis::Client::open(server.url()).unwrap().get_connection().unwrap()
+}
+
 fn keys(server: &RedisServer) -> Vec<String> {
-    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut raw = raw(server);
     raw.keys("*").unwrap()
 }
 
@@ -53,7 +57,7 @@ async fn a_server_that_forgets_a_lock_is_found_out_at_the_next_renewal() {
     let server = RedisServer::start();
     let locks = client(&server).await;
     let guard = locks.lock("k").ttl(Duration::from_millis(600)).acquire().await.unwrap();
-    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut raw = raw(&server);
     let () = redis::cmd("FLUSHALL").query(&mut raw).unwrap();
     assert_eq!(guard.lost().await, LostCause::Revoked);
     assert_eq!(raw.exists::<_, usize>("k").unwrap(), 0, "a renewal made the lock anew");
@@ -114,7 +118,7 @@ async fn a_queue_that_is_empty_again_leaves_nothing_for_good() {
     for waited in [one, two, three] {
         assert_eq!(waited.unwrap_err().kind(), ErrorKind::TimedOut);
     }
-    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut raw = raw(&server);
     let left: i64 = raw.pttl("{k}:f").unwrap();
     assert!((0..=7_000).contains(&left), "the fence ends in {left} ms");
     let token = guard.token();
@@ -165,7 +169,7 @@ async fn a_replaced_connection_listens_though_it_found_no_server_at_first() {
     let clock = Clock::system();
     clock.sleep(Duration::from_millis(500)).await;
     server.restart();
-    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut raw = raw(&server);
     let end = clock.now() + Duration::from_secs(10);
     loop {
         let listening: Vec<String> = redis::cmd("PUBSUB").arg(&["CHANNELS", "dlock:*"]).query(&mut raw).unwrap();
@@ -198,7 +202,7 @@ async fn a_wait_that_ends_in_an_outage_says_so() {
 async fn a_fence_that_is_none_ends_no_lease_and_stays_as_it_is() {
     let server = RedisServer::start();
     let locks = client(&server).await;
-    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut raw = raw(&server);
     for garbage in [&["SET", "{k}:f", "no fence"], &["RPUSH", "{k}:f", "no fence"]] {
         let guard = locks.lock("k").ttl(Duration::from_millis(600)).acquire().await.unwrap();
         let () = raw.del("{k}:f").unwrap();
@@ -225,7 +229,7 @@ async fn all_of_a_crowd_that_come_at_once_get_their_places() {
     let locks = client(&server).await;
     let guard = locks.lock("k").ttl(Duration::from_secs(60)).acquire().await.unwrap();
     let waiting: Vec<_> = (0..40).map(|_| tokio::spawn(locks.lock("k").acquire())).collect();
-    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut raw = raw(&server);
     let end = Instant::now() + Duration::from_secs(10);
     while raw.llen::<_, u64>("{k}:q").unwrap() < 40 {
         assert!(Instant::now() < end, "not all came into the queue");
@@ -240,12 +244,12 @@ async fn all_of_a_crowd_that_come_at_once_get_their_places() {
     }
 }
 
-/// A dead waiter that counts as alive for an hour, as after the clock was set back.
+/// The waiter counts as alive for an hour, as after the clock was set back.
 #[tokio::test]
 async fn who_is_granted_a_lock_has_it_for_no_longer_than_its_ttl() {
     let server = RedisServer::start();
     let locks = client(&server).await;
-    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut raw = raw(&server);
     // Passed on by the script for the usual cases, and by that for any.
     for shared in [false, true] {
         let first = if shared { locks.lock("k").shared() } else { locks.lock("k") };
@@ -271,7 +275,7 @@ async fn who_is_granted_a_lock_has_it_for_no_longer_than_its_ttl() {
 async fn the_fence_outlasts_the_queue() {
     let server = RedisServer::start();
     let locks = client(&server).await;
-    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut raw = raw(&server);
     let _guard = locks.lock("k").ttl(Duration::from_secs(60)).acquire().await.unwrap();
     let token: String = raw.get::<_, String>("k").unwrap().split('|').nth(1).unwrap().to_owned();
     // From a queue that was there before.
@@ -289,7 +293,7 @@ async fn the_fence_outlasts_the_queue() {
 async fn a_server_without_memory_lets_locks_be_kept_and_given_up() {
     let server = RedisServer::start();
     let locks = client(&server).await;
-    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut raw = raw(&server);
     let ttl = Duration::from_secs(1);
     let exclusive = locks.lock("k").ttl(ttl).acquire().await.unwrap();
     let shared = locks.lock("s").shared().ttl(ttl).acquire().await.unwrap();
@@ -307,7 +311,7 @@ async fn a_server_without_memory_lets_locks_be_kept_and_given_up() {
 async fn a_holder_that_is_none_ends_no_other_lease_and_is_gone_with_the_lock() {
     let server = RedisServer::start();
     let locks = client(&server).await;
-    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut raw = raw(&server);
     let shared = || locks.lock("k").shared().ttl(Duration::from_millis(600));
     let guard = shared().acquire().await.unwrap();
     let () = raw.hset("{k}:h", "somebody", "no holder").unwrap();
@@ -327,7 +331,7 @@ async fn a_holder_that_is_none_ends_no_other_lease_and_is_gone_with_the_lock() {
 async fn a_queue_that_is_none_keeps_no_holder_from_leaving() {
     let server = RedisServer::start();
     let locks = client(&server).await;
-    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut raw = raw(&server);
     let guard = locks.lock("k").acquire().await.unwrap();
     let token = guard.token();
     let () = raw.rpush("{k}:q", "somebody").unwrap();
